@@ -1,0 +1,89 @@
+"""Hold the central types: what a batch, a loss and an objective are, and the letters of array shapes.
+
+Arrays end in their shape letters (`h_BLD`); scalars and pytrees have none.
+
+| letter | axis | letter | axis |
+| --- | --- | --- | --- |
+| B | rows of the batch | V | vocabulary |
+| L | slots of a row | P | gathered (masked) positions |
+| N | B x L slots, or P positions, flattened | E | examples (or sentences) of a row |
+| D | hidden size | A | word links of a row |
+| H | attention heads | G | gather groups (one per shard of the batch) |
+| K | size of a head | Y | layers |
+| F | size of the MLP | C | a chunk of an axis |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+from flax import linen as nn
+from flax import struct
+
+Array = jax.Array
+Params = Any
+Aux = Any
+Key = jax.Array
+Batch = Mapping[str, Array]  # the packed fields of one stream, architecture section 4
+Batches = Mapping[str, Batch]  # one batch per stream: "mono", "pair", "task"
+
+
+@struct.dataclass
+class Mean:
+    """A sum and its count, merged before dividing: padding, hosts and microbatches cannot bias it."""
+
+    total: Array
+    count: Array
+
+    def __add__(self, other: Mean) -> Mean:
+        return Mean(self.total + other.total, self.count + other.count)
+
+
+@struct.dataclass
+class Loss:
+    """A loss as (sum, count), its metrics as means, and what `update_aux` needs afterwards."""
+
+    total: Array
+    count: Array
+    metrics: dict[str, Mean]
+    carry: Any = ()
+
+
+@struct.dataclass
+class TrainState:
+    """All that a step changes. PRNG keys are not in here: they are `fold_in(seed, step)`."""
+
+    step: Array
+    params: Params
+    opt: Any
+    aux: Any
+
+
+def no_aux(params: Params) -> Aux:
+    """Return the empty auxiliary state of an objective that keeps none."""
+    del params
+    return {}
+
+
+def keep_aux(aux: Aux, params: Params, carry: Any) -> Aux:
+    """Return the auxiliary state unchanged."""
+    del params, carry
+    return aux
+
+
+class Objective(NamedTuple):
+    """What `make(cfg, encoder)` of `objectives/<name>.py` returns.
+
+    `loss(params, aux, batches, key)` is pure and gets the batches of `streams`; `key=None` means evaluation.
+    `splits=False` says that its negatives are the whole batch: gradient accumulation may not split it.
+    """
+
+    streams: tuple[str, ...]
+    reads: tuple[str, ...]
+    loss: Callable[[Params, Aux, Batches, Key | None], Loss]
+    heads: Mapping[str, nn.Module] = {}
+    init_aux: Callable[[Params], Aux] = no_aux
+    update_aux: Callable[[Aux, Params, Any], Aux] = keep_aux
+    splits: bool = True
