@@ -1,0 +1,1 @@
+"""Alignment mathematics: pure jnp, no models."""

@@ -1,0 +1,1 @@
+"""The commands of `jalign`: one file each."""

@@ -1,0 +1,1 @@
+"""Corpora, tokenisation, storage, packing and loading: numpy and grain only, no jax."""

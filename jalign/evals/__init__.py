@@ -1,0 +1,1 @@
+"""One evaluation per file, yielding results."""
