@@ -1,0 +1,153 @@
+"""Storage: columns, records and manifest agree, and a damaged folder is named as such."""
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+from jalign.data import records
+from jalign.data.records import Example, Text
+
+
+def make_text(rng, num_words):
+    words = ["".join(rng.choice(list("abcdéж漢"), 3)) for _ in range(num_words)]
+    word = np.repeat(np.arange(num_words), rng.integers(1, 4, num_words)).astype(np.int32)
+    return Text(" ".join(words), rng.integers(5, 50, len(word)).astype(np.int32), word)
+
+
+def make_examples(num, num_sides, seed=0):
+    rng = np.random.default_rng(seed)
+    return [
+        Example(
+            tuple(make_text(rng, int(rng.integers(1, 9))) for _ in range(num_sides)),
+            f"f.tsv:{i + 1}",
+        )
+        for i in range(num)
+    ]
+
+
+@pytest.fixture
+def pairs():
+    return make_examples(20, 2)
+
+
+@pytest.fixture
+def manifest(tmp_path, pairs):
+    return records.write_dataset(
+        tmp_path / "out",
+        {
+            ("pair", "en-zh-Hans"): {"train": pairs[:15], "heldout": pairs[15:]},
+            ("mono", "sw"): {"train": make_examples(7, 1, seed=1), "heldout": []},
+        },
+        langs={"en-zh-Hans": ("en", "zh-Hans"), "sw": ("sw",)},
+        vocab_size=50,
+    )
+
+
+def assert_same(source, examples):
+    assert source.num_examples == len(examples)
+    for i, example in enumerate(examples):
+        for side, text in zip(source.sides, example.sides, strict=True):
+            part = slice(side.offsets[i], side.offsets[i + 1])
+            np.testing.assert_array_equal(side.ids[part], text.ids)
+            np.testing.assert_array_equal(side.word[part], text.word)
+
+
+def test_columns_and_texts_come_back_as_written(manifest, pairs):
+    read = records.read_manifest(manifest.folder)
+    assert read == manifest
+    assert read.languages == ("en", "sw", "zh-Hans")
+    source = records.open_source(read, "en-zh-Hans", "pair", "train")
+    assert_same(source, pairs[:15])
+    assert isinstance(source.sides[0].ids, np.memmap)
+    assert source.sides[0].ids.dtype == np.uint16
+    texts = records.read_texts(read, "en-zh-Hans", "pair", "heldout", [4, 0])
+    assert texts == [tuple(s.text for s in pairs[i].sides) for i in (19, 15)]
+    assert [
+        e.origin for e in records.read_examples(read, "en-zh-Hans", "pair", "heldout", [1])
+    ] == ["f.tsv:17"]
+
+
+def test_missing_columns_are_rebuilt_from_the_records_byte_for_byte(manifest, pairs):
+    folder = manifest.folder / "columns"
+    before = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*.npy")}
+    shutil.rmtree(folder)
+    assert_same(records.open_source(manifest, "en-zh-Hans", "pair", "heldout"), pairs[15:])
+    records.open_source(manifest, "en-zh-Hans", "pair", "train")
+    records.open_source(manifest, "sw", "mono", "train")
+    assert {
+        p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+    } == before
+
+
+def test_an_empty_split_is_left_out_and_named_when_asked_for(manifest):
+    with pytest.raises(
+        records.ManifestError, match="has no mono/sw/heldout; it has mono/sw/train, pair/"
+    ):
+        records.open_source(manifest, "sw", "mono", "heldout")
+
+
+def test_content_hash_ignores_the_place_and_the_origin_but_not_a_token(tmp_path, pairs):
+    def sha256(name, examples):
+        return records.write_dataset(
+            tmp_path / name,
+            {("pair", "en-de"): {"train": examples}},
+            langs={"en-de": ("en", "de")},
+            vocab_size=50,
+        ).sha256
+
+    moved = [e._replace(origin="elsewhere:1") for e in pairs]
+    other = [*pairs[:-1], pairs[-1]._replace(sides=(pairs[-1].sides[1], pairs[-1].sides[0]))]
+    assert sha256("a", pairs) == sha256("b", moved) != sha256("c", other)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda f: shutil.rmtree(f), "does not exist"),
+        (lambda f: (f / "manifest.json").unlink(), "holds no manifest.json"),
+        (lambda f: (f / "manifest.json").write_text("{"), "is damaged"),
+        (
+            lambda f: (f / "manifest.json").write_text('{"version": 9}'),
+            "version 9, this jalign reads 1",
+        ),
+        (lambda f: shutil.move(f, records.partial_folder(f)), "did not finish"),
+    ],
+)
+def test_a_folder_that_is_not_whole_is_refused(manifest, break_it, message):
+    break_it(manifest.folder)
+    with pytest.raises(records.ManifestError, match=message):
+        records.read_manifest(manifest.folder)
+
+
+def test_a_manifest_changed_by_hand_is_refused(manifest):
+    path = manifest.folder / "manifest.json"
+    data = json.loads(path.read_text())
+    data["sources"][0]["splits"]["train"]["count"] += 1
+    path.write_text(json.dumps(data))
+    with pytest.raises(records.ManifestError, match="changed by hand"):
+        records.read_manifest(manifest.folder)
+
+
+def test_ids_outside_the_vocabulary_are_refused_with_their_origin(tmp_path, pairs):
+    with pytest.raises(Exception, match=r"f\.tsv:\d+: token ids outside 0\.\.9"):
+        records.write_dataset(
+            tmp_path / "o",
+            {("pair", "en-de"): {"train": pairs}},
+            langs={"en-de": ("en", "de")},
+            vocab_size=10,
+        )
+    with pytest.raises(records.ManifestError, match="did not finish"):
+        records.read_manifest(tmp_path / "o")
+
+
+def test_records_are_readable_by_tfds_alone_and_without_tensorflow(manifest, pairs):
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(str(manifest.folder / "records/pair/en-zh-Hans/1.0.0"))
+    record = builder.as_data_source("train")[3]
+    assert record["trg_text"].decode() == pairs[3].sides[1].text
+    np.testing.assert_array_equal(record["trg_ids"], pairs[3].sides[1].ids)
+    assert "tensorflow" not in sys.modules
