@@ -1,0 +1,29 @@
+"""Hold the errors that are the user's to mend: one message, no traceback, a fixed exit code.
+
+`jalign.cli.main` is the only place that turns them into exit codes; any other exception is a crash (exit code 1).
+The message says what came, what is needed, and what to type instead.
+"""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Stop because of what the user typed or asked for."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError, ValueError):
+    """Stop because of a config entry; also a ValueError for those who call the library."""
+
+
+class BadData(UserError, ValueError):
+    """Stop because of the data; the message names file and line."""
+
+    exit_code = 3
+
+
+class Diverged(UserError):
+    """Stop because the loss is NaN or far off; the message names the objective and the records."""
+
+    exit_code = 4
