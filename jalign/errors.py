@@ -1,7 +1,7 @@
 """Hold the errors that are the user's to mend: one message, no traceback, a fixed exit code.
 
-`jalign.cli.main` is the only place that turns them into exit codes; any other exception is a crash (exit code 1).
-The message says what came, what is needed, and what to type instead.
+`jalign.cli.main` is the only place that turns them into exit codes; any other exception is a crash
+(exit code 1). The message says what came, what is needed, and what to type instead.
 """
 
 from __future__ import annotations

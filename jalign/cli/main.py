@@ -1,7 +1,7 @@
 """Find the command named on the command line and turn its outcome into an exit code.
 
-`jalign COMMAND …` calls `jalign/cli/COMMAND.py`'s `main(argv) -> int` with the arguments after the command. Nothing heavy
-is imported before the command is known, so that `jalign --help` answers at once.
+`jalign COMMAND …` calls `main(argv) -> int` of `jalign/cli/COMMAND.py` with the arguments after the
+command. Nothing heavy is imported before the command is known: `jalign --help` answers at once.
 """
 
 from __future__ import annotations

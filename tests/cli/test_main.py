@@ -1,0 +1,84 @@
+import subprocess
+import sys
+
+import pytest
+
+from jalign import plugin
+from jalign.cli import main as entry
+from jalign.errors import BadData, ConfigError, Diverged, UserError
+
+
+class Command:
+    """A command module whose main raises or returns what it is given."""
+
+    def __init__(self, outcome):
+        self.outcome = outcome
+
+    def main(self, argv):
+        if isinstance(self.outcome, BaseException):
+            raise self.outcome
+        return self.outcome
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path):
+    def install(outcome):
+        monkeypatch.setattr(entry, "commands", lambda: {"prepare": tmp_path / "prepare.py"})
+        monkeypatch.setattr(plugin, "load", lambda kind, name: Command(outcome))
+        return entry.main(["prepare", "--x=1"])
+
+    return install
+
+
+def test_help_imports_nothing_heavy_and_names_every_command():
+    code = (
+        "import sys; from jalign.cli.main import main; code = main(['--help']);"
+        "heavy = {'jax', 'numpy', 'flax', 'transformers'} & set(sys.modules); sys.exit(code or len(heavy))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for name in entry.commands():
+        assert f"  {name.replace('_', '-')} " in done.stdout
+
+
+def test_every_command_opens_with_a_docstring_line():
+    assert [n for n, path in entry.commands().items() if not entry.first_line(path)] == []
+
+
+def test_no_command_prints_the_help_on_stderr_and_fails(capsys):
+    assert entry.main([]) == 2
+    assert "usage: jalign COMMAND" in capsys.readouterr().err
+
+
+def test_version_is_printed(capsys):
+    assert entry.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("jalign ")
+
+
+def test_an_unknown_command_gets_a_suggestion_and_exit_code_2(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(entry, "commands", lambda: {"pretrain": tmp_path / "pretrain.py"})
+    assert entry.main(["pretrian"]) == 2
+    assert "Did you mean 'pretrain'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(UserError, 2), (ConfigError, 2), (BadData, 3), (Diverged, 4)],
+)
+def test_an_error_of_the_user_is_one_message_and_its_exit_code(command, capsys, error, code):
+    assert command(error("corpus.tsv:7: two tabs")) == code
+    assert capsys.readouterr().err == "jalign: corpus.tsv:7: two tabs\n"
+
+
+def test_a_command_decides_its_own_exit_code(command):
+    assert command(143) == 143
+
+
+def test_any_other_error_stays_a_crash_with_its_traceback(command):
+    with pytest.raises(ValueError, match="ours"):
+        command(ValueError("ours"))
+
+
+def test_an_interrupt_ends_without_traceback(command, capsys):
+    assert command(KeyboardInterrupt()) == 130
+    assert "Traceback" not in capsys.readouterr().err
