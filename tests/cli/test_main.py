@@ -33,7 +33,8 @@ def command(monkeypatch, tmp_path):
 def test_help_imports_nothing_heavy_and_names_every_command():
     code = (
         "import sys; from jalign.cli.main import main; code = main(['--help']);"
-        "heavy = {'jax', 'numpy', 'flax', 'transformers'} & set(sys.modules); sys.exit(code or len(heavy))"
+        "heavy = {'jax', 'numpy', 'flax', 'transformers'} & set(sys.modules);"
+        "sys.exit(code or len(heavy))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
