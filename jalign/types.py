@@ -87,3 +87,24 @@ class Objective(NamedTuple):
     init_aux: Callable[[Params], Aux] = no_aux
     update_aux: Callable[[Aux, Params, Any], Aux] = keep_aux
     splits: bool = True
+
+
+class TokenIds(NamedTuple):
+    """What an objective must know of the tokenizer: the mask id and all special ids, never masked nor drawn."""
+
+    mask: int
+    specials: tuple[int, ...]
+
+
+class Encoder(NamedTuple):
+    """What every objective builds on: the Linen module and the static facts of the run around it.
+
+    `module` has the methods `__call__` (hidden states), `transform` (masked-LM transform) and `output` (table, bias).
+    `num_groups`: shards of the batch axis, so that gathering positions stays inside a shard. `max_unit`: longest
+    attention unit of each stream, for attention forms that profit from it.
+    """
+
+    module: nn.Module
+    tokens: TokenIds
+    num_groups: int = 1
+    max_unit: Mapping[str, int] = {}

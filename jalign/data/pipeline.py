@@ -1,0 +1,161 @@
+"""Load packed batches of all streams of a run: the next step's rows are ready before the step asks.
+
+In: a prepared dataset, what each stream wants, the rows that this process must supply. Out: an iterator of
+{stream: batch}, from any step on. Step s takes the rows [s B, s B + B) of each stream, whatever the number of processes:
+each one reads the slice that its devices hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import grain.python as grain
+import numpy as np
+
+from jalign.data.records import Manifest, open_source
+from jalign.data.rows import Layout, Part, RowSource, Specials
+from jalign.data.shuffle import make_key
+
+PREFETCH = 8
+FAR = 1 << 40  # a run may ask for this many steps
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """What one stream of a run wants.
+
+    `sources`: names from the manifest, empty for all. `pair_sides`: a single-text stream also reads each side of the
+    pairs as text. `alpha`: temperature exponent over languages or pairs. `rows`: rows of the global batch.
+    """
+
+    layout: str
+    rows: int
+    row_length: int = 256
+    max_unit: int = 0  # 0: as long as the row
+    alpha: float = 0.7
+    sources: tuple[str, ...] = ()
+    pair_sides: bool = True
+    swap: bool = False
+
+
+def make_stream(
+    manifest: Manifest,
+    specials: Specials,
+    name: str,
+    cfg: StreamConfig,
+    *,
+    split: str = "train",
+    seed: int = 0,
+) -> RowSource:
+    """Open the sources of a stream and plan its rows.
+
+    Raises: ValueError naming the stream, what the dataset has, and what to type.
+    """
+    parts = (
+        _single_parts(manifest, cfg, split)
+        if cfg.layout == "single"
+        else _pair_parts(manifest, cfg, split)
+    )
+    if not parts:
+        have = ", ".join(f"{s.stream}/{s.name}" for s in manifest.sources) or "nothing"
+        raise ValueError(
+            f"stream {name!r} (layout {cfg.layout!r}) finds no {split} data among its sources "
+            f"{list(cfg.sources) or 'all'}; {manifest.folder} has {have}. Set config.streams.{name}.sources, "
+            "or prepare a dataset that has them."
+        )
+    layout = Layout(cfg.layout, cfg.row_length, cfg.max_unit or cfg.row_length, cfg.swap)
+    salt = int.from_bytes(name.encode()[:7].ljust(7, b"\0"), "little")
+    return RowSource(
+        parts, layout, specials, alpha=cfg.alpha, seed=int(make_key(seed, salt) >> np.uint64(1))
+    )
+
+
+def _chosen(manifest: Manifest, cfg: StreamConfig, stream: str, split: str) -> Iterator:
+    for info in manifest.sources:
+        wanted = not cfg.sources or info.name in cfg.sources
+        if info.stream == stream and wanted and split in info.splits and info.splits[split].count:
+            yield open_source(manifest, info.name, stream, split)
+
+
+def _pair_parts(manifest: Manifest, cfg: StreamConfig, split: str) -> list[Part]:
+    return [
+        Part(f"pair/{s.name}", s.sides, tuple(manifest.languages.index(lang) for lang in s.langs))
+        for s in _chosen(manifest, cfg, "pair", split)
+    ]
+
+
+def _single_parts(manifest: Manifest, cfg: StreamConfig, split: str) -> list[Part]:
+    streams = ("mono", "pair") if cfg.pair_sides else ("mono",)
+    return [
+        Part(
+            f"{stream}/{s.name}" + f".{lang}" * (stream == "pair"),
+            (side,),
+            (manifest.languages.index(lang),),
+        )
+        for stream in streams
+        for s in _chosen(manifest, cfg, stream, split)
+        for side, lang in zip(s.sides, s.langs, strict=True)
+    ]
+
+
+class BatchSource:
+    """Random access to this process's part of every step's batches."""
+
+    def __init__(
+        self,
+        streams: Mapping[str, RowSource],
+        rows: Mapping[str, int],
+        local: Mapping[str, tuple[int, int]] | None = None,
+    ) -> None:
+        """`rows[s]`: rows of the global batch; `local[s]`: the [begin, end) of them that this process reads."""
+        self.streams, self.rows_per_step = streams, dict(rows)
+        self.local = dict(local or {name: (0, n) for name, n in rows.items()})
+
+    def __len__(self) -> int:
+        """Return how many steps there are: as good as endless."""
+        return FAR
+
+    def __getitem__(self, step: int) -> dict[str, dict[str, np.ndarray]]:
+        """Build {stream: fields} of one step."""
+        return {
+            name: stream.rows(
+                step * self.rows_per_step[name] + self.local[name][0],
+                self.local[name][1] - self.local[name][0],
+            )
+            for name, stream in self.streams.items()
+        }
+
+    def records(self, step: int) -> dict[str, list[tuple[str, int]]]:
+        """Name every record of a step's global batch, per stream: what to look at when a step goes wrong."""
+        return {
+            name: [
+                r
+                for i in range(self.rows_per_step[name])
+                for r in stream.records(step * self.rows_per_step[name] + i)
+            ]
+            for name, stream in self.streams.items()
+        }
+
+
+def load_batches(
+    source: BatchSource, first_step: int, *, prefetch: int = PREFETCH
+) -> Iterator[dict]:
+    """Iterate over the batches from `first_step` on, built ahead in the background by one thread.
+
+    One thread suffices: it delivers far more than a step consumes (benchmarks/loader.py), and more would only take
+    cores from a step that runs on the CPU.
+    """
+    dataset = grain.MapDataset.source(source)[first_step:]
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)
+    return iter(dataset.to_iter_dataset(options))
+
+
+def real_tokens(batches: Mapping[str, Mapping[str, np.ndarray]]) -> int:
+    """Count the slots that hold an example: padding is never counted."""
+    return sum(int(np.count_nonzero(batch["example"])) for batch in batches.values())
+
+
+def total_slots(batches: Mapping[str, Mapping[str, np.ndarray]]) -> int:
+    """Count all slots of the batches."""
+    return sum(batch["example"].size for batch in batches.values())

@@ -1,0 +1,184 @@
+"""Encode packed rows with a post-norm Transformer: BERT, mBERT, RoBERTa, XLM-R.
+
+In: packed fields (ids, position, attention units). Out: hidden states [B, L, D] of the last layer or of all layers;
+`transform` and `output` are the masked-LM head, its table tied to the input embeddings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jalign.nn.attention import packed_attention
+from jalign.nn.layers import INIT_STD, Dense, LayerNorm, dropout, sharded
+from jalign.types import Array
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Shape of the encoder; the defaults are XLM-R base.
+
+    `first_position`: the table row of position 0 (XLM-R and RoBERTa: pad id + 1 = 2; BERT: 0). `dtype`: of the
+    compute, parameters are float32. `unroll`: layers per scan iteration, 0 for all of them. `remat`: recompute
+    each layer's activations in the backward pass.
+    """
+
+    vocab_size: int = 250_002
+    hidden: int = 768
+    layers: int = 12
+    heads: int = 12
+    mlp: int = 3072
+    max_positions: int = 514
+    first_position: int = 2
+    type_vocab_size: int = 1
+    layer_norm_eps: float = 1e-5
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    dtype: str = "float32"
+    attention: str = "auto"
+    remat: bool = False
+    unroll: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the shape. Raises: ValueError naming the entry and what it needs."""
+        if self.hidden % self.heads:
+            raise ValueError(f"encoder.hidden={self.hidden} does not divide into encoder.heads={self.heads}")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"encoder.dtype={self.dtype!r}: need one of {', '.join(DTYPES)}")
+        if not 0 <= self.dropout < 1 or not 0 <= self.attention_dropout < 1:
+            raise ValueError("encoder.dropout and encoder.attention_dropout must lie in [0, 1)")
+
+    @property
+    def positions(self) -> int:
+        """Return the longest attention unit that the position table serves."""
+        return self.max_positions - self.first_position
+
+
+def flops_per_token(cfg: Config, mean_unit: float, masked_frac: float) -> float:
+    """Count the FLOPs of one training step (forward and backward) per real token.
+
+    6 per dense weight, 12 D per attended token and layer, 6 per word and hidden unit at the masked share of the
+    positions. Recomputation is not counted: this is the model's work, not the machine's.
+    """
+    dense = cfg.layers * (4 * cfg.hidden**2 + 2 * cfg.hidden * cfg.mlp)
+    attention = 2 * cfg.layers * cfg.hidden * mean_unit
+    head = masked_frac * (cfg.hidden**2 + cfg.hidden * cfg.vocab_size)
+    return 6 * (dense + attention + head)
+
+
+class Layer(nn.Module):
+    """One Transformer layer: attention and MLP, each followed by residual and norm."""
+
+    cfg: Config
+    max_unit: int | None
+    deterministic: bool
+    collect: bool
+
+    def _drop(self, x: Array) -> Array:
+        train = not self.deterministic and self.cfg.dropout > 0
+        return dropout(x, self.cfg.dropout, self.make_rng("dropout") if train else None)
+
+    def _attend(self, h_ND: Array, unit_BL: Array) -> Array:
+        cfg, dtype = self.cfg, DTYPES[self.cfg.dtype]
+        qkv_NTF = Dense((3, cfg.hidden), ("embed", None, "heads"), dtype, name="qkv")(h_ND)
+        shape = (*unit_BL.shape, cfg.heads, cfg.hidden // cfg.heads)
+        q_BLHK, k_BLHK, v_BLHK = (qkv_NTF[:, i].reshape(shape) for i in range(3))
+        train = not self.deterministic and cfg.attention_dropout > 0
+        out_BLHK = packed_attention(
+            q_BLHK, k_BLHK, v_BLHK, unit_BL, max_unit=self.max_unit, impl=cfg.attention,
+            dropout_rate=cfg.attention_dropout if train else 0.0,
+            dropout_key=self.make_rng("dropout") if train else None,
+        )
+        return Dense((cfg.hidden,), ("heads", "embed"), dtype, name="out")(out_BLHK.reshape(h_ND.shape))
+
+    @nn.compact
+    def __call__(self, h_ND: Array, unit_BL: Array) -> tuple[Array, Array | None]:
+        """Return the new hidden states, and again as what the scan collects."""
+        cfg, dtype = self.cfg, DTYPES[self.cfg.dtype]
+        h_ND = nn.with_logical_constraint(h_ND, ("batch", None))
+        h_ND = LayerNorm(cfg.layer_norm_eps, dtype, name="attention_norm")(
+            h_ND + self._drop(self._attend(h_ND, unit_BL))
+        )
+        m_NF = Dense((cfg.mlp,), ("embed", "mlp"), dtype, name="mlp_in")(h_ND)
+        m_NF = nn.gelu(m_NF, approximate=False)
+        m_ND = Dense((cfg.hidden,), ("mlp", "embed"), dtype, name="mlp_out")(m_NF)
+        h_ND = LayerNorm(cfg.layer_norm_eps, dtype, name="mlp_norm")(h_ND + self._drop(m_ND))
+        return h_ND, h_ND if self.collect else None
+
+
+class Bert(nn.Module):
+    """The encoder with its tied masked-LM head. Dense layers run on slots flattened to [B x L, D]."""
+
+    cfg: Config
+
+    def setup(self) -> None:
+        """Declare embeddings and head; the layers are declared where they run."""
+        cfg, normal = self.cfg, nn.initializers.normal(INIT_STD)
+        self.word_embeddings = self.param(
+            "word_embeddings", sharded(normal, "vocab", "embed"), (cfg.vocab_size, cfg.hidden))
+        self.position_embeddings = self.param(
+            "position_embeddings", sharded(normal, None, "embed"), (cfg.max_positions, cfg.hidden))
+        self.type_embeddings = self.param(
+            "type_embeddings", sharded(normal, None, "embed"), (cfg.type_vocab_size, cfg.hidden))
+        dtype = DTYPES[cfg.dtype]
+        self.embedding_norm = LayerNorm(cfg.layer_norm_eps, dtype)
+        self.head_dense = Dense((cfg.hidden,), ("embed", None), dtype)
+        self.head_norm = LayerNorm(cfg.layer_norm_eps, dtype)
+        self.head_bias = self.param("head_bias", sharded(nn.initializers.zeros, "vocab"), (cfg.vocab_size,))
+
+    def embed(self, ids_BL: Array, position_BL: Array, *, deterministic: bool = True) -> Array:
+        """Sum word, position and type embeddings, normalised: [B x L, D]."""
+        cfg = self.cfg
+        # Gathered from its storage sharding once, before the lookup: 10 all-reduces became 7.
+        table_VD = nn.with_logical_constraint(self.word_embeddings, ("vocab", None))
+        h_ND = jnp.take(table_VD, ids_BL.reshape(-1), axis=0)
+        h_ND += jnp.take(self.position_embeddings, position_BL.reshape(-1) + cfg.first_position, axis=0)
+        h_ND = self.embedding_norm(h_ND + self.type_embeddings[0])
+        train = not deterministic and cfg.dropout > 0
+        return dropout(h_ND, cfg.dropout, self.make_rng("dropout") if train else None)
+
+    @nn.compact
+    def __call__(self, ids_BL: Array, position_BL: Array, unit_BL: Array, *, max_unit: int | None = None,
+                 deterministic: bool = True, all_layers: bool = False) -> Array:
+        """Return the last layer's states [B, L, D], or with `all_layers` [1 + layers, B, L, D], embeddings first."""
+        cfg = self.cfg
+        h_ND = self.embed(ids_BL, position_BL, deterministic=deterministic)
+        layer = nn.remat(Layer, prevent_cse=False) if cfg.remat else Layer
+        stack = nn.scan(
+            layer, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True},
+            in_axes=nn.broadcast, length=cfg.layers, unroll=cfg.unroll or cfg.layers,
+            metadata_params={nn.PARTITION_NAME: None},
+        )
+        last_ND, all_YND = stack(cfg, max_unit, deterministic, all_layers, name="layers")(h_ND, unit_BL)
+        if not all_layers:
+            return last_ND.reshape(*ids_BL.shape, cfg.hidden)
+        return jnp.concatenate([h_ND[None], all_YND]).reshape(-1, *ids_BL.shape, cfg.hidden)
+
+    def transform(self, h_ND: Array) -> Array:
+        """Apply the masked-LM transform before the vocabulary: dense, GELU, norm."""
+        return self.head_norm(nn.gelu(self.head_dense(h_ND), approximate=False))
+
+    def output(self) -> tuple[Array, Array]:
+        """Return the output table [V, D], tied to the input embeddings, and its bias [V]."""
+        return self.word_embeddings.astype(DTYPES[self.cfg.dtype]), self.head_bias
+
+    def initialise(self, ids_BL: Array, position_BL: Array, unit_BL: Array) -> Array:
+        """Touch every parameter, for `init`."""
+        h_BLD = self(ids_BL, position_BL, unit_BL)
+        return self.transform(h_BLD.reshape(-1, self.cfg.hidden))
+
+
+def make(cfg: Config) -> nn.Module:
+    """Build the Linen module."""
+    return Bert(cfg)
+
+
+def init_params(module: Bert, key: jax.Array):
+    """Draw the parameters, boxed with their logical axes (see `train/mesh.py`)."""
+    one = jnp.zeros((1, 4), jnp.int32)
+    return module.init(key, one, one, one + 1, method=module.initialise)["params"]

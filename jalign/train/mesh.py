@@ -1,0 +1,115 @@
+"""Lay the run out over devices: the mesh, the one table of rules, and who holds which rows.
+
+In: a mesh entry of a config (data, fsdp, tensor) and logical axis names on parameters. Out: shardings. Model and loss
+files never mention devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jalign.errors import ConfigError
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+
+# Logical axis of a parameter or activation -> mesh axis. Scale is this table and the mesh entry of the config.
+RULES = (
+    ("batch", BATCH_AXES),
+    ("vocab", "tensor"),
+    ("heads", "tensor"),
+    ("mlp", "tensor"),
+    ("embed", "fsdp"),
+    ("norm", None),
+)
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis; -1 for `data` takes all that are left."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+def make_mesh(cfg: MeshConfig) -> Mesh:
+    """Build the mesh over all devices.
+
+    Raises: ConfigError where the axes do not multiply to the number of devices.
+    """
+    devices = jax.device_count()
+    if cfg.fsdp < 1 or cfg.tensor < 1 or (cfg.data < 1 and cfg.data != -1):
+        raise ConfigError(f"config.mesh={cfg}: need positive sizes; only data may be -1 (all that are left)")
+    data = cfg.data if cfg.data > 0 else max(1, devices // (cfg.fsdp * cfg.tensor))
+    shape = (data, cfg.fsdp, cfg.tensor)
+    if data * cfg.fsdp * cfg.tensor != devices:
+        raise ConfigError(
+            f"config.mesh asks for data x fsdp x tensor = {' x '.join(map(str, shape))} = {np.prod(shape)} "
+            f"devices, and there are {devices}. Set config.mesh.data=-1 and divide {devices} by fsdp x tensor."
+        )
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def num_batch_shards(mesh: Mesh) -> int:
+    """Count the shards of the batch axis."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of every batch field: rows over data and fsdp."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Return the sharding that keeps a copy everywhere."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def param_shardings(boxed, mesh: Mesh):
+    """Map the logical axes of (abstract) boxed parameters to shardings; an axis that does not divide stays whole."""
+    specs = nn.logical_to_mesh(nn.get_partition_spec(boxed), RULES)
+
+    def fit(leaf, spec):
+        sizes = tuple(spec) + (None,) * (len(leaf.shape) - len(spec))
+        kept = [a if a is None or n % mesh.shape[a] == 0 else None for a, n in zip(sizes, leaf.shape, strict=True)]
+        return NamedSharding(mesh, PartitionSpec(*kept))
+
+    return jax.tree.map(fit, nn.unbox(boxed), specs)
+
+
+def local_rows(mesh: Mesh, rows: int) -> tuple[int, int]:
+    """Return the [begin, end) of a batch's rows that this process's devices hold.
+
+    Raises: ConfigError where the rows do not divide into the shards of the batch.
+    """
+    shards = num_batch_shards(mesh)
+    if rows % shards:
+        raise ConfigError(
+            f"a stream of {rows} rows does not divide over {shards} shards of the batch (data x fsdp): "
+            f"set its rows to a multiple of {shards}"
+        )
+    slices = [index[0] for index in batch_sharding(mesh).addressable_devices_indices_map((rows,)).values()]
+    begin = min(s.start or 0 for s in slices)
+    end = max(rows if s.stop is None else s.stop for s in slices)
+    return begin, end
+
+
+def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, rows: int, begin: int = 0) -> dict[str, jax.Array]:
+    """Put one stream's fields, of which this process holds the rows from `begin` on, on the devices."""
+    sharding = batch_sharding(mesh)
+
+    def put(field: np.ndarray) -> jax.Array:
+        def part(index):
+            lo, hi, _ = index[0].indices(rows)
+            return field[lo - begin : hi - begin]
+
+        return jax.make_array_from_callback((rows, *field.shape[1:]), sharding, part)
+
+    return {name: put(field) for name, field in batch.items()}

@@ -1,0 +1,96 @@
+"""Build the optimiser: AdamW with a schedule, clipping, and weight decay by ordered (regex, value) rules."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import jax
+import optax
+
+from jalign.errors import ConfigError
+
+SCHEDULES = ("linear", "cosine", "constant", "rsqrt")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW and its schedule. The first rule whose pattern is found in a parameter's path gives its decay."""
+
+    lr: float = 1e-4
+    schedule: str = "linear"
+    warmup_steps: int = 0
+    end_lr: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.98
+    eps: float = 1e-6
+    clip_norm: float = 1.0
+    decay: tuple[tuple, ...] = ((r"bias$|norm/scale$", 0.0), (r".*", 0.01))
+
+
+def path_name(path) -> str:
+    """Write a tree path as `encoder/layers/qkv/kernel`."""
+    return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
+
+
+def make_schedule(cfg: OptimConfig, steps: int) -> optax.Schedule:
+    """Return step -> learning rate: linear warm-up, then the schedule down to `end_lr` at `steps`.
+
+    Raises: ConfigError for an unknown schedule or a warm-up longer than the run.
+    """
+    if cfg.schedule not in SCHEDULES:
+        raise ConfigError(f"config.optimizer.schedule={cfg.schedule!r}: need one of {', '.join(SCHEDULES)}")
+    if cfg.warmup_steps > steps:
+        raise ConfigError(
+            f"config.optimizer.warmup_steps={cfg.warmup_steps} is longer than config.steps={steps}: lower it")
+    rest = max(steps - cfg.warmup_steps, 1)
+    main = {
+        "linear": lambda: optax.linear_schedule(cfg.lr, cfg.end_lr, rest),
+        "cosine": lambda: optax.cosine_decay_schedule(cfg.lr, rest, cfg.end_lr / cfg.lr),
+        "constant": lambda: optax.constant_schedule(cfg.lr),
+        "rsqrt": lambda: lambda s: cfg.lr * (max(cfg.warmup_steps, 1) / (s + max(cfg.warmup_steps, 1))) ** 0.5,
+    }[cfg.schedule]()
+    if not cfg.warmup_steps:
+        return main
+    # Step 0 already learns: (s + 1) / warmup.
+    warmup = optax.linear_schedule(cfg.lr / cfg.warmup_steps, cfg.lr, max(cfg.warmup_steps - 1, 1))
+    return optax.join_schedules([warmup, main], [cfg.warmup_steps])
+
+
+def decay_values(cfg: OptimConfig, params) -> dict[float, object]:
+    """Return {decay value: tree of bools}, by the first rule that matches each path.
+
+    Raises: ConfigError for a rule that decides no parameter, or a parameter that no rule decides.
+    """
+    used = [False] * len(cfg.decay)
+
+    def value(path, _) -> float:
+        name = path_name(path)
+        for i, (pattern, decay) in enumerate(cfg.decay):
+            if re.search(pattern, name):
+                used[i] = True
+                return float(decay)
+        raise ConfigError(f"no rule of config.optimizer.decay matches parameter {name!r}: end with ('.*', value)")
+
+    values = jax.tree_util.tree_map_with_path(value, params)
+    for (pattern, _), was_used in zip(cfg.decay, used, strict=True):
+        if not was_used:
+            names = [path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
+            raise ConfigError(
+                f"rule {pattern!r} of config.optimizer.decay decides no parameter; paths look like {names[:4]}")
+    return {v: jax.tree.map(lambda leaf, v=v: leaf == v, values) for v in sorted(set(jax.tree.leaves(values)))}
+
+
+def make_optimizer(cfg: OptimConfig, steps: int, params) -> optax.GradientTransformation:
+    """Build AdamW for these (abstract) parameters. Gradients must come clipped: see `clip_scale`."""
+    decays = [optax.add_decayed_weights(v, mask) for v, mask in decay_values(cfg, params).items() if v]
+    return optax.chain(
+        optax.scale_by_adam(b1=cfg.b1, b2=cfg.b2, eps=cfg.eps),
+        *decays,
+        optax.scale_by_learning_rate(make_schedule(cfg, steps)),
+    )
+
+
+def clip_scale(norm: jax.Array, clip_norm: float) -> jax.Array:
+    """Return the factor that clips gradients of global norm `norm` to `clip_norm` (0: no clipping)."""
+    return jax.numpy.minimum(1.0, clip_norm / jax.numpy.maximum(norm, 1e-12)) if clip_norm else jax.numpy.ones(())
