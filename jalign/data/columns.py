@@ -73,7 +73,7 @@ class ArrayFile:
 
 
 class ColumnWriter(contextlib.AbstractContextManager):
-    """Write the columns of one split example by example; counts and hashes the content on the way."""
+    """Write the columns of one split example by example, counting and hashing the content."""
 
     def __init__(self, folder: Path, *, num_sides: int, vocab_size: int):
         folder.mkdir(parents=True)

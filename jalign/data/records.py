@@ -26,6 +26,7 @@ from jalign.data.columns import (
     missing_columns,
     open_sides,
 )
+from jalign.errors import BadData
 
 __all__ = [
     "DatasetWriter", "Example", "Manifest", "ManifestError", "Side", "Source", "SourceInfo",
@@ -36,7 +37,7 @@ FORMAT_VERSION = 1
 NUM_SIDES = {"mono": 1, "pair": 2}
 
 
-class ManifestError(ValueError):
+class ManifestError(BadData):
     """A prepared folder that is missing, half-written, of another version or damaged."""
 
 
