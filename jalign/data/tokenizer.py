@@ -1,0 +1,243 @@
+"""Train a SentencePiece tokenizer or take any Hugging Face folder; encode texts, keep their words.
+
+A word is an element of `text.split()`. Every word gets at least one piece, in every script.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jalign.errors import UserError
+
+_NUM_THREADS = (
+    4  # fixed: sums over threads decide the last bits of the scores, hence the vocabulary
+)
+_PROBE = "One two, three four"
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A tokenizer and what binds it to data and checkpoints; two with equal `sha256` are the same.
+
+    `counts` grows while encoding: words without a piece, and special tokens spelt out in texts;
+    both become unk.
+    """
+
+    vocab_size: int
+    bos_id: int
+    eos_id: int
+    pad_id: int
+    unk_id: int
+    mask_id: int
+    sha256: str
+    special_ids: tuple[int, ...]
+    joiner: str = field(repr=False, compare=False)
+    backend: Any = field(repr=False, compare=False)
+    counts: Counter = field(default_factory=Counter, repr=False, compare=False)
+
+    def encode_words(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Encode texts without special tokens: int32 ids, and the word index of each piece."""
+        words = [text.split() for text in texts]
+        batch = [self._with_joiner(ws) for ws in words]
+        encodings = self.backend.encode_batch(batch, is_pretokenized=True, add_special_tokens=False)
+        return [self._to_arrays(e, len(ws)) for e, ws in zip(encodings, words, strict=True)]
+
+    def _with_joiner(self, words: list[str]) -> list[str]:
+        """Give back to byte-level tokenizers the space that belongs to every word but the first."""
+        if not self.joiner:
+            return words
+        return [word if i == 0 else self.joiner + word for i, word in enumerate(words)]
+
+    def _to_arrays(self, encoding: Any, num_words: int) -> tuple[np.ndarray, np.ndarray]:
+        ids = np.array(encoding.ids, np.int32)
+        word = np.array(encoding.word_ids, np.int32)
+        if self._has_special(ids):
+            special = np.isin(ids, [i for i in self.special_ids if i != self.unk_id])
+            self.counts["special token spelt out in a text"] += int(special.sum())
+            ids[special] = self.unk_id
+        num_found = np.count_nonzero(np.diff(word)) + 1 if len(word) else 0
+        if num_found != num_words:
+            missing = np.setdiff1d(np.arange(num_words, dtype=np.int32), word)
+            self.counts["word without a piece"] += len(missing)
+            places = np.searchsorted(word, missing)
+            ids = np.insert(ids, places, self.unk_id)
+            word = np.insert(word, places, missing)
+        return ids, word
+
+    def _has_special(self, ids: np.ndarray) -> bool:
+        return any((ids == i).any() for i in self.special_ids if i != self.unk_id)
+
+
+def load_tokenizer(folder: Path | str) -> Tokenizer:
+    """Load a Hugging Face tokenizer folder.
+
+    Raises: UserError if it is none, lacks a special token, or does not keep words apart.
+    """
+    hf = _load_hf(Path(folder))
+    backend = type(hf.backend_tokenizer).from_str(hf.backend_tokenizer.to_str())
+    backend.no_padding()
+    backend.no_truncation()
+    backend.encode_special_tokens = (
+        True  # a text that spells out "<s>" means these three characters
+    )
+    ids = {
+        "bos": _first(hf.bos_token_id, hf.cls_token_id),
+        "eos": _first(hf.eos_token_id, hf.sep_token_id),
+        "pad": hf.pad_token_id,
+        "unk": _first(hf.unk_token_id, hf.pad_token_id),
+        "mask": hf.mask_token_id,
+    }
+    lacking = sorted(name for name, value in ids.items() if value is None)
+    if lacking:
+        raise UserError(
+            f"the tokenizer in {folder} has no {' and no '.join(lacking)} token, and "
+            "pre-training needs one; add them with transformers (add_special_tokens) and save it again."
+        )
+    table = {token: i for token, i in backend.get_vocab(with_added_tokens=True).items()}
+    return Tokenizer(
+        vocab_size=max(table.values()) + 1,
+        **{f"{name}_id": value for name, value in ids.items()},
+        sha256=_sha256(table, backend, ids),
+        special_ids=tuple(sorted(set(hf.all_special_ids) | set(ids.values()))),
+        joiner=_find_joiner(backend, folder),
+        backend=backend,
+    )
+
+
+def _load_hf(folder: Path) -> Any:
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder} is no folder; --tokenizer takes a Hugging Face tokenizer folder."
+        )
+    from transformers import AutoTokenizer
+
+    try:
+        hf = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # transformers raises many kinds, with long texts
+        first = (str(error).strip() or repr(error)).splitlines()[0]
+        raise UserError(f"{folder} is no Hugging Face tokenizer folder: {first}") from error
+    if getattr(hf, "backend_tokenizer", None) is None:
+        raise UserError(f"{folder} has no fast tokenizer; save it with a tokenizer.json first.")
+    return hf
+
+
+def _first(*values: int | None) -> int | None:
+    return next((value for value in values if value is not None), None)
+
+
+def _sha256(table: dict[str, int], backend: Any, ids: dict[str, int]) -> str:
+    """Hash what decides the meaning of an id: the table, the normaliser, the special ids."""
+    normalizer = json.loads(backend.to_str())["normalizer"]
+    content = [sorted((i, token) for token, i in table.items()), normalizer, sorted(ids.items())]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _find_joiner(backend: Any, folder: Path | str) -> str:
+    """Find what goes before a word, nothing or a space, to get the ids of the whole text."""
+    plain = backend.encode(_PROBE, add_special_tokens=False).ids
+    first, *rest = _PROBE.split()
+    for joiner in ("", " "):
+        words = [first, *(joiner + word for word in rest)]
+        if backend.encode(words, is_pretokenized=True, add_special_tokens=False).ids == plain:
+            return joiner
+    raise UserError(
+        f"the tokenizer in {folder} makes pieces across words, so word boundaries are lost; "
+        "take one that splits at spaces."
+    )
+
+
+def train_tokenizer(
+    texts: Iterable[str], folder: Path | str, vocab_size: int, *, character_coverage: float = 0.9995
+) -> Tokenizer:
+    """Train SentencePiece Unigram on texts and save it to `folder` as a Hugging Face tokenizer.
+
+    The layout is XLM-R's: <s> 0, <pad> 1, </s> 2, <unk> 3, <mask> last; `vocab_size` counts it.
+    Raises: UserError if the texts are too few for so many pieces, or need more.
+    """
+    import sentencepiece
+
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=(piece for text in texts for piece in _chunks(text)),
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=vocab_size - 1,
+            character_coverage=character_coverage,
+            bos_id=0,
+            pad_id=1,
+            eos_id=2,
+            unk_id=3,
+            max_sentence_length=1 << 16,
+            num_threads=_NUM_THREADS,
+            minloglevel=2,
+        )
+    except (RuntimeError, OSError) as error:
+        raise UserError(_training_error(str(error), vocab_size)) from error
+    _save_as_hf(model.getvalue(), Path(folder))
+    return load_tokenizer(folder)
+
+
+def _chunks(text: str, size: int = 4000) -> Iterable[str]:
+    """Cut a long document at spaces: SentencePiece would skip it whole."""
+    while len(text) > size:
+        cut = text.rfind(" ", 1, size)
+        cut = cut if cut > 0 else size
+        yield text[:cut].replace("\n", " ")
+        text = text[cut:]
+    yield text.replace("\n", " ")
+
+
+def _training_error(error: str, vocab_size: int) -> str:
+    most = re.search(r"too high.*?<= (\d+)", error, re.DOTALL)
+    if most:
+        limit = int(most[1]) + 1
+        return (
+            f"--vocab_size={vocab_size} is more than these texts can fill; give more text or "
+            f"type --vocab_size={limit} or less."
+        )
+    least = re.search(r"smaller than required_chars\D*(\d+) vs (\d+)", error)
+    if least:
+        need = vocab_size + int(least[2]) - int(least[1]) + 1
+        return (
+            f"--vocab_size={vocab_size} is too small for the characters of these texts; "
+            f"type --vocab_size={need} or more."
+        )
+    return f"SentencePiece could not train a vocabulary of {vocab_size}: {error.strip()}"
+
+
+def _save_as_hf(model: bytes, folder: Path) -> None:
+    """Save a SentencePiece model with XLM-R's special ids as a Hugging Face folder."""
+    from sentencepiece import sentencepiece_model_pb2
+    from transformers import XLMRobertaTokenizer
+
+    proto = sentencepiece_model_pb2.ModelProto()
+    proto.ParseFromString(model)
+    vocab = [(piece.piece, piece.score) for piece in proto.pieces] + [("<mask>", 0.0)]
+    charsmap = proto.normalizer_spec.precompiled_charsmap
+    hf = XLMRobertaTokenizer(vocab=vocab, _spm_precompiled_charsmap=charsmap)
+    hf.save_pretrained(str(folder))
+    (folder / "sentencepiece.bpe.model").write_bytes(model)
+
+
+def copy_tokenizer(source: Path | str, folder: Path | str) -> Tokenizer:
+    """Save a Hugging Face tokenizer into another folder and load it from there.
+
+    Raises: UserError if saving changed it (its hash), which would be a fault of its files.
+    """
+    before = load_tokenizer(source)
+    _load_hf(Path(source)).save_pretrained(str(folder))
+    after = load_tokenizer(folder)
+    if after.sha256 != before.sha256:
+        raise UserError(f"the tokenizer in {source} changes when transformers saves it again.")
+    return after
