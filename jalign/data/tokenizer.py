@@ -101,7 +101,7 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
     if lacking:
         raise UserError(
             f"the tokenizer in {folder} has no {' and no '.join(lacking)} token, and "
-            "pre-training needs one; add them with transformers (add_special_tokens) and save it again."
+            "pre-training needs one; add them (add_special_tokens) and save it again."
         )
     table = {token: i for token, i in backend.get_vocab(with_added_tokens=True).items()}
     return Tokenizer(
