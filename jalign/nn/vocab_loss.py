@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,100 +18,170 @@ from jax import lax
 from jalign.types import Array
 
 METHODS = ("auto", "dense", "chunked")
+CHUNK = 8192  # words per piece
+KEEP_BYTES = 256 * 2**20  # logits that the forward pass may leave to the backward pass
 
 
 def vocab_cross_entropy(
-    h_ND: Array, table_VD: Array, bias_V: Array, target_N: Array, *, method: str = "auto",
-    chunk: int = 8192,
+    h_ND: Array,
+    table_VD: Array,
+    bias_V: Array,
+    target_N: Array,
+    *,
+    method: str = "auto",
+    chunk: int = CHUNK,
+    keep_bytes: int = KEEP_BYTES,
 ) -> tuple[Array, Array]:
     """Return (nll_N float32, correct_N bool) of a softmax over the rows of `table_VD`.
 
     logits = h table^T + bias, in float32 whatever the inputs' dtype. `correct_N` says that no
-    logit is larger than the target's. Differentiable in `h_ND`, `table_VD` and `bias_V`, for any cotangent of `nll_N`.
+    logit is larger than the target's. Differentiable in `h_ND`, `table_VD` and `bias_V`, for any
+    cotangent of `nll_N`. "dense" is plain autodiff. "chunked" (which "auto" takes) walks through
+    the vocabulary `chunk` words at a time; the forward pass keeps at most `keep_bytes` of logits
+    (over all devices) and the backward pass computes the others again.
     Raises: ValueError if `method` is unknown or `chunk` < 1.
     """
     if method not in METHODS:
         raise ValueError(f"unknown vocabulary loss {method!r}; use one of {', '.join(METHODS)}.")
     if chunk < 1:
-        raise ValueError(f"chunk={chunk}; the vocabulary needs chunks of at least 1 row.")
+        raise ValueError(f"chunk={chunk}; the vocabulary needs chunks of at least 1 word.")
     if method == "dense":
         return _dense(h_ND, table_VD, bias_V, target_N)
-    return _chunked(h_ND, table_VD, bias_V, target_N, min(chunk, table_VD.shape[0]))
-
-
-def _logits(h_ND: Array, table_CD: Array, bias_C: Array) -> Array:
-    # f32: the softmax over up to 250,002 words loses its small terms in bf16
-    logits_NC = jnp.einsum("ND,CD->NC", h_ND, table_CD, preferred_element_type=jnp.float32)
-    return logits_NC + bias_C.astype(jnp.float32)
+    # The vocabulary as R equal runs of M words, of which a piece takes the same part of each: when
+    # the table is sharded over its words, every shard computes its own part of every piece, and a
+    # slice never crosses shards. R is the largest power of two up to 64 that divides V.
+    runs = math.gcd(table_VD.shape[0], 64)
+    table_RMD = table_VD.reshape(runs, -1, table_VD.shape[1])
+    piece = min(-(-chunk // runs), table_RMD.shape[1])
+    keep = max(0, keep_bytes) // (4 * h_ND.shape[0] * runs * piece)
+    cut = _Cut(piece, min(keep, table_RMD.shape[1] // piece))
+    return _chunked(h_ND, table_RMD, bias_V.reshape(runs, -1), target_N, cut)
 
 
 def _dense(h_ND: Array, table_VD: Array, bias_V: Array, target_N: Array) -> tuple[Array, Array]:
-    logits_NV = _logits(h_ND, table_VD, bias_V)
+    logits_NV = jnp.einsum("ND,VD->NV", h_ND, table_VD, preferred_element_type=jnp.float32)
+    logits_NV += bias_V.astype(jnp.float32)
     hit_N = jnp.take_along_axis(logits_NV, target_N[:, None], axis=1)[:, 0]
     nll_N = jax.nn.logsumexp(logits_NV, axis=1) - hit_N
     return nll_N, lax.stop_gradient(hit_N >= logits_NV.max(axis=1))
 
 
+class _Cut(NamedTuple):
+    """How to walk through M words: pieces of `size`, of which `kept` keep their logits."""
+
+    size: int
+    kept: int
+
+
+def _part(table_RMD: Array, start, size: int) -> Array:
+    """Return words start .. start + size of every run, as one [R * size, D] matrix."""
+    part_RCD = lax.dynamic_slice_in_dim(table_RMD, start, size, axis=1)
+    return part_RCD.reshape(-1, part_RCD.shape[2])
+
+
+def _logits(h_ND: Array, table_RMD: Array, bias_RM: Array, start, size: int) -> Array:
+    # f32: a softmax over 250,002 words loses its small terms in bf16
+    table_CD = _part(table_RMD, start, size)
+    logits_NC = jnp.einsum("ND,CD->NC", h_ND, table_CD, preferred_element_type=jnp.float32)
+    bias_RC = lax.dynamic_slice_in_dim(bias_RM, start, size, axis=1).astype(jnp.float32)
+    return logits_NC.reshape(h_ND.shape[0], -1, size) + bias_RC
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _chunked(h_ND, table_VD, bias_V, target_N, chunk):
-    return _chunked_fwd(h_ND, table_VD, bias_V, target_N, chunk)[0]
+def _chunked(h_ND, table_RMD, bias_RM, target_N, cut):
+    return _forward(h_ND, table_RMD, bias_RM, target_N, cut._replace(kept=0))[0]
 
 
-def _over_chunks(body, carry, size: int, chunk: int):
-    """Run `body(carry, start, length)` over [0, size) by `chunk`, with a shorter last piece."""
-    full = size // chunk
-    carry = lax.fori_loop(0, full, lambda i, c: body(c, i * chunk, chunk), carry)
-    return body(carry, full * chunk, size - full * chunk) if size % chunk else carry
+def _forward(h_ND, table_RMD, bias_RM, target_N, cut):
+    """Run the online logsumexp, one for each of the R runs: no step needs another shard's part."""
+    (runs, words), num = bias_RM.shape, h_ND.shape[0]
+    offset_N = target_N % words
+
+    def absorb(carry, logits_NRC, start):
+        top_NR, sum_NR, hit_NR = carry
+        size = logits_NRC.shape[2]
+        new_NR = jnp.maximum(top_NR, logits_NRC.max(axis=2))
+        part_NR = jnp.exp(logits_NRC - new_NR[:, :, None]).sum(axis=2)
+        sum_NR = sum_NR * jnp.exp(top_NR - new_NR) + part_NR
+        at_N = offset_N - start
+        at_NR1 = jnp.broadcast_to(jnp.clip(at_N, 0, size - 1)[:, None, None], (num, runs, 1))
+        found_NR = jnp.take_along_axis(logits_NRC, at_NR1, axis=2)[:, :, 0]
+        here_N1 = ((at_N >= 0) & (at_N < size))[:, None]
+        return new_NR, sum_NR, jnp.where(here_N1, found_NR, hit_NR)
+
+    def keeping(carry, i):
+        logits_NRC = _logits(h_ND, table_RMD, bias_RM, i * cut.size, cut.size)
+        return absorb(carry, logits_NRC, i * cut.size), logits_NRC
+
+    def dropping(carry, start, size):
+        return absorb(carry, _logits(h_ND, table_RMD, bias_RM, start, size), start)
+
+    zero_NR = jnp.zeros((num, runs), jnp.float32)
+    carry = _tail(dropping, (zero_NR + jnp.finfo(jnp.float32).min, zero_NR, zero_NR), words, cut)
+    carry, kept_SNRC = lax.scan(keeping, carry, jnp.arange(cut.kept))
+    top_NR, sum_NR, hit_NR = _rest(dropping, carry, words, cut)
+    top_N = top_NR.max(axis=1)
+    lse_N = jnp.log((sum_NR * jnp.exp(top_NR - top_N[:, None])).sum(axis=1)) + top_N
+    mine_NR = (target_N // words)[:, None] == jnp.arange(runs)
+    hit_N = jnp.where(mine_NR, hit_NR, 0.0).sum(axis=1)
+    saved = (h_ND, table_RMD, bias_RM, target_N, lse_N, kept_SNRC)
+    return (lse_N - hit_N, hit_N >= top_N), saved
 
 
-def _chunked_fwd(h_ND, table_VD, bias_V, target_N, chunk):
-    num, vocab = h_ND.shape[0], table_VD.shape[0]
+def _tail(body, carry, words: int, cut: _Cut):
+    """Run `body(carry, start, size)` over the words that no whole piece holds.
 
-    def body(carry, start, length):
-        top_N, sum_N, hit_N = carry
-        table_CD = lax.dynamic_slice_in_dim(table_VD, start, length)
-        logits_NC = _logits(h_ND, table_CD, lax.dynamic_slice_in_dim(bias_V, start, length))
-        new_N = jnp.maximum(top_N, logits_NC.max(axis=1))
-        part_N = jnp.exp(logits_NC - new_N[:, None]).sum(axis=1)
-        at_N = target_N - start
-        here_N = (at_N >= 0) & (at_N < length)
-        at_N = jnp.clip(at_N, 0, length - 1)
-        found_N = jnp.take_along_axis(logits_NC, at_N[:, None], axis=1)[:, 0]
-        sum_N = sum_N * jnp.exp(top_N - new_N) + part_N
-        return new_N, sum_N, jnp.where(here_N, found_N, hit_N)
-
-    low_N = jnp.full((num,), jnp.finfo(jnp.float32).min, jnp.float32)
-    zero_N = jnp.zeros((num,), jnp.float32)
-    top_N, sum_N, hit_N = _over_chunks(body, (low_N, zero_N, zero_N), vocab, chunk)
-    lse_N = jnp.log(sum_N) + top_N
-    return (lse_N - hit_N, hit_N >= top_N), (h_ND, table_VD, bias_V, target_N, lse_N)
+    Before the loops: after them XLA copied the whole gradient of the table for this one update.
+    """
+    short = words % cut.size
+    return body(carry, words - short, short) if short else carry
 
 
-def _chunked_bwd(chunk, saved, cotangents):
-    h_ND, table_VD, bias_V, target_N, lse_N = saved
+def _rest(body, carry, words: int, cut: _Cut):
+    """Run `body(carry, start, size)` over the whole pieces that are not kept."""
+    pieces = (cut.kept, words // cut.size)
+    return lax.fori_loop(*pieces, lambda i, c: body(c, i * cut.size, cut.size), carry)
+
+
+def _backward(cut, saved, cotangents):
+    h_ND, table_RMD, bias_RM, target_N, lse_N, kept_SNRC = saved
     g_N = cotangents[0]
+    runs, words = bias_RM.shape
+    run_NR1 = ((target_N // words)[:, None] == jnp.arange(runs))[:, :, None]
 
-    def body(carry, start, length):
-        dh_ND, dtable_VD, dbias_V = carry
-        table_CD = lax.dynamic_slice_in_dim(table_VD, start, length)
-        logits_NC = _logits(h_ND, table_CD, lax.dynamic_slice_in_dim(bias_V, start, length))
-        hot_NC = (target_N - start)[:, None] == jnp.arange(length)
-        d_NC = (jnp.exp(logits_NC - lse_N[:, None]) - hot_NC) * g_N[:, None]
-        d_low_NC = d_NC.astype(table_VD.dtype)
-        dh_ND += jnp.einsum("NC,CD->ND", d_low_NC, table_CD, preferred_element_type=jnp.float32)
-        dtable_CD = jnp.einsum("NC,ND->CD", d_low_NC, h_ND, preferred_element_type=jnp.float32)
-        dtable_VD = lax.dynamic_update_slice_in_dim(
-            dtable_VD, dtable_CD.astype(table_VD.dtype), start, 0)
-        dbias_V = lax.dynamic_update_slice_in_dim(
-            dbias_V, d_NC.sum(axis=0).astype(bias_V.dtype), start, 0)
-        return dh_ND, dtable_VD, dbias_V
+    def absorb(carry, logits_NRC, start):
+        dh_ND, dtable_RMD, dbias_RM = carry
+        size = logits_NRC.shape[2]
+        at_N1C = ((target_N % words) - start)[:, None, None] == jnp.arange(size)
+        d_NRC = jnp.exp(logits_NRC - lse_N[:, None, None]) - (run_NR1 & at_N1C)
+        d_NRC *= g_N[:, None, None]
+        dbias_RC = d_NRC.sum(axis=0).astype(dbias_RM.dtype)
+        # the matmuls' operand takes the other operand's dtype, which may be bf16
+        d_NC = d_NRC.reshape(d_NRC.shape[0], -1).astype(table_RMD.dtype)
+        table_CD = _part(table_RMD, start, size)
+        dh_ND += jnp.einsum("NC,CD->ND", d_NC, table_CD, preferred_element_type=jnp.float32)
+        dtable_CD = jnp.einsum("NC,ND->CD", d_NC, h_ND, preferred_element_type=jnp.float32)
+        dtable_RCD = dtable_CD.reshape(runs, size, -1)
+        dtable_RCD = dtable_RCD.astype(dtable_RMD.dtype)
+        dtable_RMD = lax.dynamic_update_slice_in_dim(dtable_RMD, dtable_RCD, start, axis=1)
+        dbias_RM = lax.dynamic_update_slice_in_dim(dbias_RM, dbias_RC, start, axis=1)
+        return dh_ND, dtable_RMD, dbias_RM
 
-    carry = (jnp.zeros(h_ND.shape, jnp.float32), jnp.zeros_like(table_VD), jnp.zeros_like(bias_V))
-    dh_ND, dtable_VD, dbias_V = _over_chunks(body, carry, table_VD.shape[0], chunk)
-    return dh_ND.astype(h_ND.dtype), dtable_VD, dbias_V, None
+    def kept(carry, piece):
+        logits_NRC, i = piece
+        return absorb(carry, logits_NRC, i * cut.size), None
+
+    def again(carry, start, size):
+        return absorb(carry, _logits(h_ND, table_RMD, bias_RM, start, size), start)
+
+    zero = (jnp.zeros(h_ND.shape, jnp.float32), jnp.zeros_like(table_RMD), jnp.zeros_like(bias_RM))
+    carry = _tail(again, zero, words, cut)
+    carry, _ = lax.scan(kept, carry, (kept_SNRC, jnp.arange(cut.kept)))
+    dh_ND, dtable_RMD, dbias_RM = _rest(again, carry, words, cut)
+    return dh_ND.astype(h_ND.dtype), dtable_RMD, dbias_RM, None
 
 
-_chunked.defvjp(_chunked_fwd, _chunked_bwd)
+_chunked.defvjp(_forward, _backward)
 
 
 def gather_cap(num_slots: int, rate: float, sigmas: float = 5.0) -> int:
@@ -130,13 +201,16 @@ def gather_masked(selected_BL: Array, cap: int, num_groups: int) -> tuple[Array,
     """Return (index_GP int32, keep_GP bool): each group's first `cap` selected positions.
 
     A group is B / num_groups consecutive rows, an index one of its flattened slots; unused places
-    hold index 0 and keep False. A batch sharded over its rows in `num_groups` shards needs no communication.
+    hold index 0 and keep False. A batch sharded over its rows in `num_groups` shards needs no
+    communication.
     Raises: ValueError if the rows do not divide into the groups.
     """
     rows, slots = selected_BL.shape
     if rows % num_groups:
-        raise ValueError(f"{rows} rows do not divide into {num_groups} gather groups; "
-                         "choose a number of groups that divides the batch.")
+        raise ValueError(
+            f"{rows} rows do not divide into {num_groups} gather groups; "
+            "choose a number of groups that divides the batch."
+        )
     size = rows // num_groups * slots
     selected_GN = selected_BL.reshape(num_groups, size)
     place_GN = jnp.cumsum(selected_GN.astype(jnp.int32), axis=1) - 1
