@@ -120,10 +120,12 @@ class ColumnWriter(contextlib.AbstractContextManager):
     def _check(self, text: Text, origin: str) -> None:
         if len(text.ids) != len(text.word):
             raise ValueError(f"{origin}: {len(text.ids)} ids but {len(text.word)} word indices")
-        if len(text.ids) and not 0 <= int(min(text.ids)) <= int(max(text.ids)) < self.vocab_size:
-            raise ValueError(f"{origin}: token ids outside 0..{self.vocab_size - 1}")
-        if len(text.word) and not 0 <= int(min(text.word)) <= int(max(text.word)) < 1 << 16:
-            raise ValueError(f"{origin}: word indices outside 0..65535; split the text first")
+        for name, values, limit in (
+            ("token ids", text.ids, self.vocab_size),
+            ("word indices", text.word, 1 << 16),
+        ):
+            if len(values) and not 0 <= np.min(values) <= np.max(values) < limit:
+                raise ValueError(f"{origin}: {name} outside 0..{limit - 1}")
 
     def __exit__(self, *exc_info: object) -> None:
         """Close the files."""

