@@ -19,7 +19,7 @@ FLOORS = (
     {"objectives", "hf"},
     {"encoders", "align"},
     {"nn", "data", "metrics"},
-    {"types", "plugin", "errors"},
+    {"types", "plugin", "errors", "config"},
 )
 SIDEWAYS = {("train", "evals"), ("cli", "__main__"), ("__main__", "cli")}
 # package -> the only files that may import it; a trailing slash means the whole folder
