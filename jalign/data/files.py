@@ -31,6 +31,42 @@ class Line(NamedTuple):
     num_cut: int = 0
 
 
+class _ZstdFile(io.RawIOBase):
+    """Unpack zstd frames one after another.
+
+    Unlike zstandard's own stream_reader, which takes a file cut short for a whole one.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self._file, self._frame, self._ready = file, None, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        while not self._ready:
+            packed = self._file.read(1 << 16)
+            if not packed and self._frame is None:
+                return 0
+            if not packed:
+                raise EOFError("the zstd frame has no end")
+            self._unpack(packed)
+        num = min(len(buffer), len(self._ready))
+        buffer[:num], self._ready = self._ready[:num], self._ready[num:]
+        return num
+
+    def _unpack(self, packed: bytes) -> None:
+        while packed:
+            self._frame = self._frame or zstandard.ZstdDecompressor().decompressobj()
+            self._ready += self._frame.decompress(packed)
+            packed = self._frame.unused_data if self._frame.eof else b""
+            self._frame = None if self._frame.eof else self._frame
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
 def open_stream(path: Path | str) -> BinaryIO:
     """Open a file for reading bytes; .gz, .xz and .zst are unpacked on the way.
 
@@ -46,8 +82,7 @@ def open_stream(path: Path | str) -> BinaryIO:
     if path.suffix == ".xz":
         return io.BufferedReader(lzma.LZMAFile(file), 1 << 18)
     if path.suffix == ".zst":
-        unpacker = zstandard.ZstdDecompressor()
-        return io.BufferedReader(unpacker.stream_reader(file, read_across_frames=True), 1 << 18)
+        return io.BufferedReader(_ZstdFile(file), 1 << 18)
     return file
 
 

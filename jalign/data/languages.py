@@ -7,7 +7,7 @@ import re
 from jalign.errors import UserError
 
 _TAG = re.compile(
-    r"(?P<language>[a-z]{2,3}|[a-z]{5,8})(-(?P<extlang>[a-z]{3}))?(-(?P<script>[a-z]{4}))?"
+    r"(?P<language>[a-z]{2,3})(-(?P<extlang>[a-z]{3}))?(-(?P<script>[a-z]{4}))?"
     r"(-(?P<region>[a-z]{2}|[0-9]{3}))?(?P<variants>(-([a-z0-9]{5,8}|[0-9][a-z0-9]{3}))*)"
     r"(?P<extensions>(-[a-wyz0-9](-[a-z0-9]{2,8})+)*)(?P<private>-x(-[a-z0-9]{1,8})+)?",
     re.IGNORECASE,

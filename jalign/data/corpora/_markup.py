@@ -22,23 +22,26 @@ def clean_pair(src: str, trg: str) -> tuple[str, str]:
     Tags go and their text stays, entities become characters, accelerator marks go, and white space
     becomes one space. Placeholders such as %(name)s stay: they are aligned across languages.
     """
-    has_key = _key(src) or _key(trg)
+    src, trg = _without_tags(src), _without_tags(trg)
+    has_key = _has_key(src) or _has_key(trg)
     return _clean(src, has_key), _clean(trg, has_key)
 
 
-def _key(text: str) -> bool:
+def _without_tags(text: str) -> str:
+    return _TAG.sub("", _BLOCK.sub(" ", text)) if "<" in text else text
+
+
+def _has_key(text: str) -> bool:
     """Say whether a message looks like a label with one accelerator."""
     if _APPENDED_KEY.search(text):
         return True
-    return "<" not in text and len(_AMPERSAND.findall(text)) + len(_UNDERSCORE.findall(text)) == 1
+    return len(_AMPERSAND.findall(text)) + len(_UNDERSCORE.findall(text)) == 1
 
 
 def _clean(text: str, has_key: bool) -> str:
     if has_key:
         text = _APPENDED_KEY.sub("", text)
         text = _UNDERSCORE.sub("", _AMPERSAND.sub("", text, count=1), count=1)
-    if "<" in text:
-        text = _TAG.sub("", _BLOCK.sub(" ", text))
     if "&" in text:
         text = html.unescape(text)
     return " ".join(text.replace("\ufeff", "").split())

@@ -147,7 +147,7 @@ def read(path: str, *, left_out: Counter | None = None, shown: str | None = None
         return
     symbolic = any(_default(entry) for entry in catalogue)
     for index, entry in enumerate(catalogue, start=1):
-        line = entry.linenum or index
+        line = getattr(entry, "linenum", None) or index  # a .mo has no lines: the message
         for src, trg in _pairs(entry, plural, symbolic, left_out):
             src, trg = clean_pair(src, trg)
             if not has_letters(src) or not has_letters(trg):
