@@ -26,9 +26,13 @@ def build(cls: type, values: Mapping[str, Any], where: str = "config") -> Any:
     for key in values:
         if key not in fields:
             hint = did_you_mean(str(key), list(fields))
-            raise ConfigError(f"{where}.{key} is not an entry.{hint} {where} has: {', '.join(fields)}.")
+            raise ConfigError(
+                f"{where}.{key} is not an entry.{hint} {where} has: {', '.join(fields)}."
+            )
     try:
-        return cls(**{key: _convert(hints[key], value, f"{where}.{key}") for key, value in values.items()})
+        return cls(
+            **{key: _convert(hints[key], value, f"{where}.{key}") for key, value in values.items()}
+        )
     except ConfigError:
         raise
     except (TypeError, ValueError) as error:
@@ -41,7 +45,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if dataclasses.is_dataclass(value):
             return value
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{where}={value!r}: need a section with {[f.name for f in dataclasses.fields(hint)]}")
+            raise ConfigError(
+                f"{where}={value!r}: need a section with {[f.name for f in dataclasses.fields(hint)]}"
+            )
         return build(hint, value, where)
     if origin in (typing.Union, types.UnionType):
         return _convert_union(args, value, where)

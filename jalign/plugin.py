@@ -14,7 +14,9 @@ from types import ModuleType
 def available(kind: str) -> list[str]:
     """List the plugin names of a kind: the files of the folder `jalign/<kind>`."""
     package = importlib.import_module("jalign." + kind.replace("/", "."))
-    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+    return sorted(
+        m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")
+    )
 
 
 def did_you_mean(name: str, choices: list[str]) -> str:

@@ -108,3 +108,25 @@ class Encoder(NamedTuple):
     tokens: TokenIds
     num_groups: int = 1
     max_unit: Mapping[str, int] = {}
+
+
+class Result(NamedTuple):
+    """One score of an evaluation; `lang` is a language, a pair such as `en-de`, or `avg`; `n` its examples."""
+
+    task: str
+    lang: str
+    metric: str
+    value: float
+    n: int
+
+
+class EvalSetting(NamedTuple):
+    """What an evaluation gets to work with; `put(batch, rows)` places a host batch on the run's devices."""
+
+    manifest: Any
+    specials: Any
+    streams: Mapping[str, Any]
+    objectives: Mapping[str, Objective]
+    encoder: Encoder
+    put: Callable[[Mapping[str, Any], int], dict[str, Array]]
+    replicated: Any

@@ -172,3 +172,31 @@ class PackedRows:
         r = i % self.window_rows
         at = slice(plan.first[r], plan.first[r + 1])
         return plan.part[at], plan.example[at]
+
+
+class PackedOnce:
+    """Rows that hold every example exactly once, for evaluation; rows past the last are empty."""
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        lengths: Callable[[int, np.ndarray], np.ndarray],
+        *,
+        row_length: int,
+    ) -> None:
+        """Pack all examples of all parts, longest first."""
+        part = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+        example = np.concatenate([np.arange(size) for size in sizes])
+        length = np.concatenate([lengths(p, np.arange(size)) for p, size in enumerate(sizes)])
+        row = Bins(length.size, row_length).place_all(length)
+        self.num_rows = int(row.max(initial=-1)) + 1
+        order = np.argsort(row, kind="stable")
+        self._first = np.searchsorted(row[order], np.arange(self.num_rows + 1))
+        self._part, self._example = part[order], example[order]
+
+    def row(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return (part, example) of what row i holds."""
+        if i >= self.num_rows:
+            return self._part[:0], self._example[:0]
+        at = slice(self._first[i], self._first[i + 1])
+        return self._part[at], self._example[at]

@@ -47,8 +47,9 @@ def make_stream(
     *,
     split: str = "train",
     seed: int = 0,
+    once: bool = False,
 ) -> RowSource:
-    """Open the sources of a stream and plan its rows.
+    """Open the sources of a stream and plan its rows; `once` gives each example one time, for evaluation.
 
     Raises: ValueError naming the stream, what the dataset has, and what to type.
     """
@@ -66,9 +67,8 @@ def make_stream(
         )
     layout = Layout(cfg.layout, cfg.row_length, cfg.max_unit or cfg.row_length, cfg.swap)
     salt = int.from_bytes(name.encode()[:7].ljust(7, b"\0"), "little")
-    return RowSource(
-        parts, layout, specials, alpha=cfg.alpha, seed=int(make_key(seed, salt) >> np.uint64(1))
-    )
+    stream_seed = int(make_key(seed, salt) >> np.uint64(1))
+    return RowSource(parts, layout, specials, alpha=cfg.alpha, seed=stream_seed, once=once)
 
 
 def _chosen(manifest: Manifest, cfg: StreamConfig, stream: str, split: str) -> Iterator:
@@ -159,3 +159,8 @@ def real_tokens(batches: Mapping[str, Mapping[str, np.ndarray]]) -> int:
 def total_slots(batches: Mapping[str, Mapping[str, np.ndarray]]) -> int:
     """Count all slots of the batches."""
     return sum(batch["example"].size for batch in batches.values())
+
+
+def num_units(batches: Mapping[str, Mapping[str, np.ndarray]]) -> int:
+    """Count the attention units of the batches."""
+    return sum(int(((b["position"] == 0) & (b["example"] > 0)).sum()) for b in batches.values())

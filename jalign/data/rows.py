@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jalign.data.packing import PackedRows
+from jalign.data.packing import PackedOnce, PackedRows
 from jalign.data.records import Side
 from jalign.data.shuffle import make_key, temperature_weights
 
@@ -127,10 +127,22 @@ class Specials:
 class RowSource:
     """Random access to the packed rows of one stream: `rows(i, n)` is a batch of the rows [i, i + n)."""
 
+    fields = (*FIELDS, "row")
+
     def __init__(
-        self, parts: Sequence[Part], layout: Layout, specials: Specials, *, alpha: float, seed: int
+        self,
+        parts: Sequence[Part],
+        layout: Layout,
+        specials: Specials,
+        *,
+        alpha: float = 1.0,
+        seed: int = 0,
+        once: bool = False,
     ) -> None:
-        """Index the parts and plan the packing. Raises: ValueError where nothing fits the layout."""
+        """Index the parts and plan the packing: endless and shuffled, or with `once` each example one time.
+
+        Raises: ValueError where nothing fits the layout.
+        """
         indexed = [PartIndex(part, layout) for part in parts]
         self.num_left_out = {i.part.name: i.num_left_out for i in indexed if i.num_left_out}
         self.num_cut = {i.part.name: i.num_cut for i in indexed if i.num_cut}
@@ -141,13 +153,17 @@ class RowSource:
             )
         self.layout, self.specials, self.seed = layout, specials, seed
         self.shares = _shares(self.index, alpha)
-        self.packed = PackedRows(
-            [i.size for i in self.index],
-            lambda p, draws: self.index[p].slots(draws),
-            self.shares,
-            row_length=layout.row_length,
-            seed=seed,
-        )
+        sizes = [i.size for i in self.index]
+        self.packed: PackedRows | PackedOnce
+        if once:
+            self.packed = PackedOnce(sizes, self._slots, row_length=layout.row_length)
+        else:
+            self.packed = PackedRows(
+                sizes, self._slots, self.shares, row_length=layout.row_length, seed=seed
+            )
+
+    def _slots(self, part: int, draws: np.ndarray) -> np.ndarray:
+        return self.index[part].slots(draws)
 
     def records(self, row: int) -> list[tuple[str, int]]:
         """Name what row `row` holds: (part name, record number) of each example."""

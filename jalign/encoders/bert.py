@@ -47,7 +47,9 @@ class Config:
     def __post_init__(self) -> None:
         """Check the shape. Raises: ValueError naming the entry and what it needs."""
         if self.hidden % self.heads:
-            raise ValueError(f"encoder.hidden={self.hidden} does not divide into encoder.heads={self.heads}")
+            raise ValueError(
+                f"encoder.hidden={self.hidden} does not divide into encoder.heads={self.heads}"
+            )
         if self.dtype not in DTYPES:
             raise ValueError(f"encoder.dtype={self.dtype!r}: need one of {', '.join(DTYPES)}")
         if not 0 <= self.dropout < 1 or not 0 <= self.attention_dropout < 1:
@@ -90,11 +92,18 @@ class Layer(nn.Module):
         q_BLHK, k_BLHK, v_BLHK = (qkv_NTF[:, i].reshape(shape) for i in range(3))
         train = not self.deterministic and cfg.attention_dropout > 0
         out_BLHK = packed_attention(
-            q_BLHK, k_BLHK, v_BLHK, unit_BL, max_unit=self.max_unit, impl=cfg.attention,
+            q_BLHK,
+            k_BLHK,
+            v_BLHK,
+            unit_BL,
+            max_unit=self.max_unit,
+            impl=cfg.attention,
             dropout_rate=cfg.attention_dropout if train else 0.0,
             dropout_key=self.make_rng("dropout") if train else None,
         )
-        return Dense((cfg.hidden,), ("heads", "embed"), dtype, name="out")(out_BLHK.reshape(h_ND.shape))
+        return Dense((cfg.hidden,), ("heads", "embed"), dtype, name="out")(
+            out_BLHK.reshape(h_ND.shape)
+        )
 
     @nn.compact
     def __call__(self, h_ND: Array, unit_BL: Array) -> tuple[Array, Array | None]:
@@ -120,16 +129,21 @@ class Bert(nn.Module):
         """Declare embeddings and head; the layers are declared where they run."""
         cfg, normal = self.cfg, nn.initializers.normal(INIT_STD)
         self.word_embeddings = self.param(
-            "word_embeddings", sharded(normal, "vocab", "embed"), (cfg.vocab_size, cfg.hidden))
+            "word_embeddings", sharded(normal, "vocab", "embed"), (cfg.vocab_size, cfg.hidden)
+        )
         self.position_embeddings = self.param(
-            "position_embeddings", sharded(normal, None, "embed"), (cfg.max_positions, cfg.hidden))
+            "position_embeddings", sharded(normal, None, "embed"), (cfg.max_positions, cfg.hidden)
+        )
         self.type_embeddings = self.param(
-            "type_embeddings", sharded(normal, None, "embed"), (cfg.type_vocab_size, cfg.hidden))
+            "type_embeddings", sharded(normal, None, "embed"), (cfg.type_vocab_size, cfg.hidden)
+        )
         dtype = DTYPES[cfg.dtype]
         self.embedding_norm = LayerNorm(cfg.layer_norm_eps, dtype)
         self.head_dense = Dense((cfg.hidden,), ("embed", None), dtype)
         self.head_norm = LayerNorm(cfg.layer_norm_eps, dtype)
-        self.head_bias = self.param("head_bias", sharded(nn.initializers.zeros, "vocab"), (cfg.vocab_size,))
+        self.head_bias = self.param(
+            "head_bias", sharded(nn.initializers.zeros, "vocab"), (cfg.vocab_size,)
+        )
 
     def embed(self, ids_BL: Array, position_BL: Array, *, deterministic: bool = True) -> Array:
         """Sum word, position and type embeddings, normalised: [B x L, D]."""
@@ -137,24 +151,40 @@ class Bert(nn.Module):
         # Gathered from its storage sharding once, before the lookup: 10 all-reduces became 7.
         table_VD = nn.with_logical_constraint(self.word_embeddings, ("vocab", None))
         h_ND = jnp.take(table_VD, ids_BL.reshape(-1), axis=0)
-        h_ND += jnp.take(self.position_embeddings, position_BL.reshape(-1) + cfg.first_position, axis=0)
+        h_ND += jnp.take(
+            self.position_embeddings, position_BL.reshape(-1) + cfg.first_position, axis=0
+        )
         h_ND = self.embedding_norm(h_ND + self.type_embeddings[0])
         train = not deterministic and cfg.dropout > 0
         return dropout(h_ND, cfg.dropout, self.make_rng("dropout") if train else None)
 
     @nn.compact
-    def __call__(self, ids_BL: Array, position_BL: Array, unit_BL: Array, *, max_unit: int | None = None,
-                 deterministic: bool = True, all_layers: bool = False) -> Array:
+    def __call__(
+        self,
+        ids_BL: Array,
+        position_BL: Array,
+        unit_BL: Array,
+        *,
+        max_unit: int | None = None,
+        deterministic: bool = True,
+        all_layers: bool = False,
+    ) -> Array:
         """Return the last layer's states [B, L, D], or with `all_layers` [1 + layers, B, L, D], embeddings first."""
         cfg = self.cfg
         h_ND = self.embed(ids_BL, position_BL, deterministic=deterministic)
         layer = nn.remat(Layer, prevent_cse=False) if cfg.remat else Layer
         stack = nn.scan(
-            layer, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True},
-            in_axes=nn.broadcast, length=cfg.layers, unroll=cfg.unroll or cfg.layers,
+            layer,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=nn.broadcast,
+            length=cfg.layers,
+            unroll=cfg.unroll or cfg.layers,
             metadata_params={nn.PARTITION_NAME: None},
         )
-        last_ND, all_YND = stack(cfg, max_unit, deterministic, all_layers, name="layers")(h_ND, unit_BL)
+        last_ND, all_YND = stack(cfg, max_unit, deterministic, all_layers, name="layers")(
+            h_ND, unit_BL
+        )
         if not all_layers:
             return last_ND.reshape(*ids_BL.shape, cfg.hidden)
         return jnp.concatenate([h_ND[None], all_YND]).reshape(-1, *ids_BL.shape, cfg.hidden)

@@ -32,7 +32,9 @@ def select_tokens(key: Key, batch: Batch, rate: float) -> Array:
     return (jax.vmap(uniform)(batch["row"]) < rate) & (batch["side"] > 0)
 
 
-def corrupt(key: Key, batch: Batch, selected_BL: Array, vocab_size: int, tokens: TokenIds, rates: MaskRates) -> Array:
+def corrupt(
+    key: Key, batch: Batch, selected_BL: Array, vocab_size: int, tokens: TokenIds, rates: MaskRates
+) -> Array:
     """Return the ids with selected tokens masked, replaced by a random non-special id, or kept.
 
     Source: Devlin et al. 2019, 3.1 (80/10/10); random ids are uniform over the vocabulary without its special tokens,

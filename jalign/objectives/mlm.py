@@ -34,7 +34,12 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check the rates. Raises: ValueError naming the entry."""
-        if not 0 < self.rate < 1 or self.mask < 0 or self.replace < 0 or self.mask + self.replace > 1:
+        if (
+            not 0 < self.rate < 1
+            or self.mask < 0
+            or self.replace < 0
+            or self.mask + self.replace > 1
+        ):
             raise ValueError(
                 f"masking needs 0 < rate < 1 and mask + replace <= 1; got rate={self.rate}, "
                 f"mask={self.mask}, replace={self.replace}"
@@ -52,11 +57,17 @@ def masked_lm(cfg: Config, encoder: Encoder) -> Callable[[Params, Batch, Key | N
         cap = gather_cap(wanted_BL.size // encoder.num_groups, rates.select)
         index_GP, keep_GP = gather_masked(wanted_BL, cap, encoder.num_groups)
         selected_BL = _within_cap(wanted_BL, cap, encoder.num_groups)
-        ids_BL = corrupt(jax.random.fold_in(key, 1), batch, selected_BL, vocab_size, encoder.tokens, rates)
-        h_BLD = module(ids_BL, batch["position"], unit_ids(batch), max_unit=max_unit, deterministic=not train)
+        ids_BL = corrupt(
+            jax.random.fold_in(key, 1), batch, selected_BL, vocab_size, encoder.tokens, rates
+        )
+        h_BLD = module(
+            ids_BL, batch["position"], unit_ids(batch), max_unit=max_unit, deterministic=not train
+        )
         h_ND = module.transform(gather_slots(h_BLD, index_GP).reshape(-1, h_BLD.shape[-1]))
         target_N = gather_slots(batch["ids"], index_GP).reshape(-1)
-        nll_N, correct_N = vocab_cross_entropy(h_ND, *module.output(), target_N, method=cfg.vocab_loss)
+        nll_N, correct_N = vocab_cross_entropy(
+            h_ND, *module.output(), target_N, method=cfg.vocab_loss
+        )
         keep_N = keep_GP.reshape(-1)
         count = keep_N.sum().astype(jnp.float32)
         over = (wanted_BL.sum() - keep_N.sum()).astype(jnp.float32)

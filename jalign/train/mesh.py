@@ -46,7 +46,9 @@ def make_mesh(cfg: MeshConfig) -> Mesh:
     """
     devices = jax.device_count()
     if cfg.fsdp < 1 or cfg.tensor < 1 or (cfg.data < 1 and cfg.data != -1):
-        raise ConfigError(f"config.mesh={cfg}: need positive sizes; only data may be -1 (all that are left)")
+        raise ConfigError(
+            f"config.mesh={cfg}: need positive sizes; only data may be -1 (all that are left)"
+        )
     data = cfg.data if cfg.data > 0 else max(1, devices // (cfg.fsdp * cfg.tensor))
     shape = (data, cfg.fsdp, cfg.tensor)
     if data * cfg.fsdp * cfg.tensor != devices:
@@ -78,7 +80,10 @@ def param_shardings(boxed, mesh: Mesh):
 
     def fit(leaf, spec):
         sizes = tuple(spec) + (None,) * (len(leaf.shape) - len(spec))
-        kept = [a if a is None or n % mesh.shape[a] == 0 else None for a, n in zip(sizes, leaf.shape, strict=True)]
+        kept = [
+            a if a is None or n % mesh.shape[a] == 0 else None
+            for a, n in zip(sizes, leaf.shape, strict=True)
+        ]
         return NamedSharding(mesh, PartitionSpec(*kept))
 
     return jax.tree.map(fit, nn.unbox(boxed), specs)
@@ -95,13 +100,17 @@ def local_rows(mesh: Mesh, rows: int) -> tuple[int, int]:
             f"a stream of {rows} rows does not divide over {shards} shards of the batch (data x fsdp): "
             f"set its rows to a multiple of {shards}"
         )
-    slices = [index[0] for index in batch_sharding(mesh).addressable_devices_indices_map((rows,)).values()]
+    slices = [
+        index[0] for index in batch_sharding(mesh).addressable_devices_indices_map((rows,)).values()
+    ]
     begin = min(s.start or 0 for s in slices)
     end = max(rows if s.stop is None else s.stop for s in slices)
     return begin, end
 
 
-def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, rows: int, begin: int = 0) -> dict[str, jax.Array]:
+def put_batch(
+    batch: Mapping[str, np.ndarray], mesh: Mesh, rows: int, begin: int = 0
+) -> dict[str, jax.Array]:
     """Put one stream's fields, of which this process holds the rows from `begin` on, on the devices."""
     sharding = batch_sharding(mesh)
 

@@ -39,16 +39,21 @@ def make_schedule(cfg: OptimConfig, steps: int) -> optax.Schedule:
     Raises: ConfigError for an unknown schedule or a warm-up longer than the run.
     """
     if cfg.schedule not in SCHEDULES:
-        raise ConfigError(f"config.optimizer.schedule={cfg.schedule!r}: need one of {', '.join(SCHEDULES)}")
+        raise ConfigError(
+            f"config.optimizer.schedule={cfg.schedule!r}: need one of {', '.join(SCHEDULES)}"
+        )
     if cfg.warmup_steps > steps:
         raise ConfigError(
-            f"config.optimizer.warmup_steps={cfg.warmup_steps} is longer than config.steps={steps}: lower it")
+            f"config.optimizer.warmup_steps={cfg.warmup_steps} is longer than config.steps={steps}: lower it"
+        )
     rest = max(steps - cfg.warmup_steps, 1)
     main = {
         "linear": lambda: optax.linear_schedule(cfg.lr, cfg.end_lr, rest),
         "cosine": lambda: optax.cosine_decay_schedule(cfg.lr, rest, cfg.end_lr / cfg.lr),
         "constant": lambda: optax.constant_schedule(cfg.lr),
-        "rsqrt": lambda: lambda s: cfg.lr * (max(cfg.warmup_steps, 1) / (s + max(cfg.warmup_steps, 1))) ** 0.5,
+        "rsqrt": lambda: (
+            lambda s: cfg.lr * (max(cfg.warmup_steps, 1) / (s + max(cfg.warmup_steps, 1))) ** 0.5
+        ),
     }[cfg.schedule]()
     if not cfg.warmup_steps:
         return main
@@ -70,20 +75,28 @@ def decay_values(cfg: OptimConfig, params) -> dict[float, object]:
             if re.search(pattern, name):
                 used[i] = True
                 return float(decay)
-        raise ConfigError(f"no rule of config.optimizer.decay matches parameter {name!r}: end with ('.*', value)")
+        raise ConfigError(
+            f"no rule of config.optimizer.decay matches parameter {name!r}: end with ('.*', value)"
+        )
 
     values = jax.tree_util.tree_map_with_path(value, params)
     for (pattern, _), was_used in zip(cfg.decay, used, strict=True):
         if not was_used:
             names = [path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
             raise ConfigError(
-                f"rule {pattern!r} of config.optimizer.decay decides no parameter; paths look like {names[:4]}")
-    return {v: jax.tree.map(lambda leaf, v=v: leaf == v, values) for v in sorted(set(jax.tree.leaves(values)))}
+                f"rule {pattern!r} of config.optimizer.decay decides no parameter; paths look like {names[:4]}"
+            )
+    return {
+        v: jax.tree.map(lambda leaf, v=v: leaf == v, values)
+        for v in sorted(set(jax.tree.leaves(values)))
+    }
 
 
 def make_optimizer(cfg: OptimConfig, steps: int, params) -> optax.GradientTransformation:
     """Build AdamW for these (abstract) parameters. Gradients must come clipped: see `clip_scale`."""
-    decays = [optax.add_decayed_weights(v, mask) for v, mask in decay_values(cfg, params).items() if v]
+    decays = [
+        optax.add_decayed_weights(v, mask) for v, mask in decay_values(cfg, params).items() if v
+    ]
     return optax.chain(
         optax.scale_by_adam(b1=cfg.b1, b2=cfg.b2, eps=cfg.eps),
         *decays,
@@ -93,4 +106,8 @@ def make_optimizer(cfg: OptimConfig, steps: int, params) -> optax.GradientTransf
 
 def clip_scale(norm: jax.Array, clip_norm: float) -> jax.Array:
     """Return the factor that clips gradients of global norm `norm` to `clip_norm` (0: no clipping)."""
-    return jax.numpy.minimum(1.0, clip_norm / jax.numpy.maximum(norm, 1e-12)) if clip_norm else jax.numpy.ones(())
+    return (
+        jax.numpy.minimum(1.0, clip_norm / jax.numpy.maximum(norm, 1e-12))
+        if clip_norm
+        else jax.numpy.ones(())
+    )

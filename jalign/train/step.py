@@ -55,7 +55,9 @@ def name_key(key: Key, name: str) -> Key:
     return jax.random.fold_in(key, zlib.crc32(name.encode()) & 0x7FFFFFFF)
 
 
-def check_objectives(objectives: Mapping[str, Objective], fields: Mapping[str, set[str]], accumulate: int) -> None:
+def check_objectives(
+    objectives: Mapping[str, Objective], fields: Mapping[str, set[str]], accumulate: int
+) -> None:
     """Check that the streams carry what the objectives read, before anything compiles.
 
     Raises: ConfigError naming objective, stream and field.
@@ -65,16 +67,19 @@ def check_objectives(objectives: Mapping[str, Objective], fields: Mapping[str, s
             if stream not in fields:
                 raise ConfigError(
                     f"objective {name!r} reads stream {stream!r}, and the config has {sorted(fields)}: add "
-                    f"config.streams.{stream} or set config.objectives.{name}.stream")
+                    f"config.streams.{stream} or set config.objectives.{name}.stream"
+                )
             missing = set(objective.reads) - fields[stream]
             if missing:
                 raise ConfigError(
                     f"objective {name!r} reads {sorted(missing)}, but stream {stream!r} carries "
-                    f"{sorted(fields[stream])}; set config.objectives.{name}.stream to one that has them")
+                    f"{sorted(fields[stream])}; set config.objectives.{name}.stream to one that has them"
+                )
         if accumulate > 1 and not objective.splits:
             raise ConfigError(
                 f"objective {name!r} contrasts the whole batch, so config.accumulate={accumulate} would change it: "
-                "set config.accumulate=1")
+                "set config.accumulate=1"
+            )
 
 
 def _combine(losses: Mapping[str, Loss], weights: Mapping[str, Array], norm: str) -> Array:
@@ -84,12 +89,15 @@ def _combine(losses: Mapping[str, Loss], weights: Mapping[str, Array], norm: str
     return sum(weights[n] * loss.total / jnp.maximum(loss.count, 1.0) for n, loss in losses.items())
 
 
-def _grads_at_once(objectives, cfg: StepConfig, state: TrainState, batches: Batches, key: Key, weights):
+def _grads_at_once(
+    objectives, cfg: StepConfig, state: TrainState, batches: Batches, key: Key, weights
+):
     """One backward pass for the sum of all objectives."""
 
     def total(params: Params):
         losses = {
-            name: o.loss(params, state.aux.get(name, {}), batches, name_key(key, name)) for name, o in objectives.items()
+            name: o.loss(params, state.aux.get(name, {}), batches, name_key(key, name))
+            for name, o in objectives.items()
         }
         return _combine(losses, weights, cfg.norm), losses
 
@@ -102,7 +110,9 @@ def _split(batches: Batches, parts: int) -> Batches:
     return jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batches)
 
 
-def _grads_in_parts(objectives, cfg: StepConfig, state: TrainState, batches: Batches, key: Key, weights):
+def _grads_in_parts(
+    objectives, cfg: StepConfig, state: TrainState, batches: Batches, key: Key, weights
+):
     """Accumulate sums over microbatches, objective by objective, and divide by the whole batch's counts at the end.
 
     Equal to the big batch: the masks depend on rows only, and totals and counts are summed before dividing.
@@ -125,19 +135,25 @@ def _grads_in_parts(objectives, cfg: StepConfig, state: TrainState, batches: Bat
         first = jax.tree.map(lambda x: x[0], parts)
         zero = jax.tree.map(
             lambda x: jnp.zeros(x.shape, x.dtype),
-            jax.eval_shape(lambda p, b, g=grad_of: (g(p, b)[1], g(p, b)[0][1]), state.params, first),
+            jax.eval_shape(
+                lambda p, b, g=grad_of: (g(p, b)[1], g(p, b)[0][1]), state.params, first
+            ),
         )
         (sums[name], losses[name]), _ = jax.lax.scan(body, zero, parts)
     counts = {n: loss.count for n, loss in losses.items()}
     everything = sum(counts.values())
     for name in objectives:
         count = everything if cfg.norm == "global_count" else counts[name]
-        scaled = jax.tree.map(lambda g, s=weights[name] / jnp.maximum(count, 1.0): g * s, sums[name])
+        scaled = jax.tree.map(
+            lambda g, s=weights[name] / jnp.maximum(count, 1.0): g * s, sums[name]
+        )
         grads = scaled if grads is None else jax.tree.map(jnp.add, grads, scaled)
     return grads, losses
 
 
-def make_train_step(objectives: Mapping[str, Objective], optimizer: optax.GradientTransformation, cfg: StepConfig):
+def make_train_step(
+    objectives: Mapping[str, Objective], optimizer: optax.GradientTransformation, cfg: StepConfig
+):
     """Return the pure step function; the caller jits it with shardings and donates the state.
 
     Raises: ConfigError for an unknown norm.
@@ -154,12 +170,19 @@ def make_train_step(objectives: Mapping[str, Objective], optimizer: optax.Gradie
         norm = optax.global_norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         scale = clip_scale(norm, cfg.clip_norm)
-        updates, opt = optimizer.update(jax.tree.map(lambda g: g * scale, grads), state.opt, state.params)
+        updates, opt = optimizer.update(
+            jax.tree.map(lambda g: g * scale, grads), state.opt, state.params
+        )
         params = optax.apply_updates(state.params, updates)
-        aux = {n: o.update_aux(state.aux.get(n, {}), params, losses[n].carry) for n, o in objectives.items()}
+        aux = {
+            n: o.update_aux(state.aux.get(n, {}), params, losses[n].carry)
+            for n, o in objectives.items()
+        }
         new = TrainState(state.step + 1, params, opt, aux)
         new = jax.tree.map(lambda fresh, old: jnp.where(finite, fresh, old), new, state)
-        metrics = {f"{n}/{k}": mean for n, loss_n in losses.items() for k, mean in loss_n.metrics.items()}
+        metrics = {
+            f"{n}/{k}": mean for n, loss_n in losses.items() for k, mean in loss_n.metrics.items()
+        }
         means = {n: Mean(loss_n.total, loss_n.count) for n, loss_n in losses.items()}
         return new, StepOutput(loss, norm, cfg.schedule(state.step), finite, means, metrics)
 

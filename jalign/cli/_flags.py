@@ -1,0 +1,58 @@
+"""Read a config file and its overrides: `--config=file.py[:arg] --config.a.b=value`.
+
+The ConfigDict ends here: commands get frozen dataclasses.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from jalign import config
+from jalign.errors import ConfigError, UserError
+
+
+def parse(flag_values: flags.FlagValues, command: str, argv: list[str]) -> None:
+    """Parse a command's arguments. Raises: UserError (exit code 2) for an unknown flag or a bad value."""
+    flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=flag_values)
+    try:
+        rest = flag_values([command, *argv])
+    except (
+        flags.Error,
+        AttributeError,
+        KeyError,
+        TypeError,
+        FileNotFoundError,
+        ValueError,
+    ) as error:
+        raise UserError(f"jalign {command}: {error}") from error
+    if flag_values.help:
+        sys.stdout.write(flag_values.main_module_help() or flag_values.get_help())
+        raise SystemExit(0)
+    if len(rest) > 1:
+        raise UserError(
+            f"jalign {command}: unexpected {rest[1:]}; every argument is a flag such as --workdir=DIR"
+        )
+
+
+def define_config(flag_values: flags.FlagValues) -> None:
+    """Add `--config`."""
+    config_flags.DEFINE_config_file(
+        "config", None, "config file, with :arg where it takes one", flag_values=flag_values
+    )
+
+
+def read_config(flag_values: flags.FlagValues, cls: type) -> Any:
+    """Build the dataclass `cls` from `--config` and its overrides. Raises: ConfigError."""
+    if flag_values.config is None:
+        raise ConfigError(
+            "--config is missing: type --config=configs/quickstart.py, or another file of configs/"
+        )
+    values = flag_values.config.to_dict()
+    if "data" in values and isinstance(values["data"], str):
+        values["data"] = str(Path(values["data"]).expanduser())
+    return config.build(cls, values)

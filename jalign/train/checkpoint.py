@@ -1,0 +1,122 @@
+"""Save and restore a run: state and data cursor together, asynchronously, the last k and the best.
+
+In: a TrainState on any mesh. Out: `workdir/checkpoints/<step>` (the last k) and `workdir/best/<step>`. The data cursor is
+the step itself: batches are a pure function of it. Orbax writes to a temporary name and renames, so that a kill during a
+save leaves the previous step whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from jalign.errors import ConfigError
+from jalign.types import TrainState
+
+
+class Checkpoints:
+    """The checkpoints of one workdir."""
+
+    def __init__(self, workdir: Path, keep: int) -> None:
+        """Open, or create, the folders of a workdir."""
+        self._last = _manager(workdir / "checkpoints", keep)
+        self._best = _manager(workdir / "best", 1)
+
+    def latest_step(self) -> int | None:
+        """Return the newest complete step, None where there is none."""
+        return self._last.latest_step()
+
+    def save(
+        self, step: int, state: TrainState, meta: Mapping[str, Any], *, best: bool = False
+    ) -> None:
+        """Start saving; returns once the arrays are copied. A step that is there already is left as it is.
+
+        Raises: whatever went wrong in the previous save: an asynchronous failure is never silent.
+        """
+        manager = self._best if best else self._last
+        manager.check_for_errors()
+        if step in manager.all_steps():
+            return
+        items = {
+            "state": ocp.args.StandardSave(_as_dict(state)),
+            "meta": ocp.args.JsonSave(dict(meta)),
+        }
+        manager.save(step, args=ocp.args.Composite(**items), force=True)
+
+    def read_meta(self, step: int) -> dict[str, Any]:
+        """Read what was saved beside the state."""
+        return self._last.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))[
+            "meta"
+        ]
+
+    def restore(self, step: int, abstract: TrainState) -> TrainState:
+        """Read a state onto the shardings of `abstract`, whatever mesh wrote it.
+
+        Raises: ConfigError where the checkpoint holds other shapes than the config asks for.
+        """
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(_as_dict(abstract)))
+        try:
+            state = self._last.restore(step, args=args)["state"]
+        except ValueError as error:
+            raise ConfigError(
+                f"checkpoint {step} does not fit this config (encoder, objectives or optimiser differ): "
+                f"{str(error)[:400]}\nUse the run's own config, or another --workdir."
+            ) from error
+        return TrainState(**state)
+
+    def wait(self) -> None:
+        """Wait for the save under way, and raise what went wrong in it."""
+        for manager in (self._last, self._best):
+            manager.wait_until_finished()
+            manager.check_for_errors()
+
+    def close(self) -> None:
+        """Wait and release the background threads."""
+        self.wait()
+        self._last.close()
+        self._best.close()
+
+
+def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep, enable_async_checkpointing=True, create=True
+    )
+    return ocp.CheckpointManager(folder.absolute(), options=options, item_names=("state", "meta"))
+
+
+def _as_dict(state: TrainState) -> dict[str, Any]:
+    return {"step": state.step, "params": state.params, "opt": state.opt, "aux": state.aux}
+
+
+def check_same_run(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Compare a checkpoint's facts with this run's: what must be equal, and what merely changed.
+
+    Returns: names of changed entries that may change (steps, mesh, learning rate, logging).
+    Raises: ConfigError where data, tokenizer, seed, streams, objectives or encoder differ: the run would not be a
+    continuation.
+    """
+    hints = {
+        "tokenizer_sha256": "the tokenizer is not the one of this run; prepare the data with the run's tokenizer",
+        "manifest_sha256": "the data is not what this run was trained on",
+    }
+    for name, hint in hints.items():
+        if saved[name] != now[name]:
+            raise ConfigError(
+                f"{name} was {saved[name][:12]} and is {now[name][:12]}: {hint}, or use another --workdir"
+            )
+    before, after = json.loads(json.dumps(saved["config"])), json.loads(json.dumps(now["config"]))
+    changed = sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))
+    fixed = [k for k in ("seed", "streams", "objectives", "encoder") if k in changed]
+    if fixed:
+        details = "; ".join(
+            f"config.{k} was {before.get(k)!r} and is {after.get(k)!r}" for k in fixed
+        )
+        raise ConfigError(
+            f"this workdir holds another run: {details}. Set it back, or use another --workdir."
+        )
+    return changed

@@ -1,0 +1,171 @@
+"""Train: the loop, read top to bottom.
+
+In: a checked `Run` and a workdir. Out: checkpoints, metrics.jsonl, results.jsonl, TensorBoard files, and an exit code
+(0 done, 143 saved after SIGTERM; `Diverged` carries 4). Resumes by itself from the newest complete checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+
+from jalign.data.pipeline import load_batches
+from jalign.nn.attention import choose_attention
+from jalign.train import mesh as mesh_lib
+from jalign.train.checkpoint import Checkpoints, check_same_run
+from jalign.train.evaluator import Evaluator
+from jalign.train.log import Log, format_duration
+from jalign.train.rates import Rates
+from jalign.train.run import Run
+from jalign.train.stop import StopFlag
+from jalign.train.watch import Watch
+from jalign.types import TrainState
+
+SAVED_AFTER_SIGTERM = 143
+
+
+def train(run: Run, workdir: Path) -> int:
+    """Train to the end, to SIGTERM or to divergence; return the exit code.
+
+    Raises: Diverged (exit code 4); ConfigError where the workdir holds another run.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    checkpoints = Checkpoints(workdir, run.cfg.keep)
+    rules = nn.logical_axis_rules(mesh_lib.RULES)
+    with jax.set_mesh(run.mesh), rules, StopFlag() as stop:
+        state, start, notes = _restore_or_init(run, checkpoints)
+        if start == 0 and jax.process_index() == 0:
+            (workdir / "config.json").write_text(json.dumps(run.facts()["config"], indent=1))
+        log = Log(workdir, run.cfg.steps, start=start, writes=jax.process_index() == 0)
+        try:
+            _introduce(run, log, start, notes)
+            return _loop(run, workdir, state, start, checkpoints, log, stop)
+        finally:
+            checkpoints.close()
+            log.close()
+
+
+def _restore_or_init(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int, list[str]]:
+    latest = checkpoints.latest_step()
+    if latest is None:
+        return run.init_state(), 0, []
+    changed = check_same_run(checkpoints.read_meta(latest), run.facts())
+    return checkpoints.restore(latest, run.abstract), latest, changed
+
+
+def _introduce(run: Run, log: Log, start: int, changed: list[str]) -> None:
+    """Say once what will run, where, and what was left out."""
+    cfg, encoder = run.cfg, run.encoder_cfg
+    num_params = sum(math.prod(x.shape) for x in jax.tree.leaves(run.abstract.params))
+    device = jax.devices()[0]
+    log.say(
+        f"{cfg.name}: {num_params / 1e6:.1f} M parameters, mesh {dict(run.mesh.shape)} of {device.device_kind}, "
+        f"{jax.process_count()} process(es), {encoder.dtype}"
+    )
+    for name, stream in run.source.streams.items():
+        layout, shares = (
+            stream.layout,
+            sorted(zip(stream.shares, stream.index, strict=True), key=lambda x: -x[0]),
+        )
+        top = ", ".join(f"{i.part.name} {100 * share:.1f} %" for share, i in shares[:4])
+        impl = encoder.attention
+        if impl == "auto":
+            impl = choose_attention(
+                device.platform,
+                encoder.dtype,
+                layout.row_length,
+                encoder.hidden // encoder.heads,
+                layout.max_unit,
+            )
+        log.say(
+            f"stream {name}: {layout.kind}, {cfg.streams[name].rows} rows of {layout.row_length}, attention {impl}, "
+            f"{sum(i.size for i in stream.index):,} examples of {len(shares)} sources ({top}"
+            + (", ..." if len(shares) > 4 else "")
+            + ")"
+        )
+        for what, counts in (
+            ("longer than max_unit left out", stream.num_left_out),
+            ("cut into pieces", stream.num_cut),
+        ):
+            if counts:
+                log.say(f"stream {name}: {sum(counts.values()):,} examples {what}: {counts}")
+    if start:
+        log.say(
+            f"resuming at step {start}"
+            + (f"; changed since: {', '.join(changed)}" if changed else "")
+        )
+
+
+def _compile(run: Run, state: TrainState, log: Log) -> Callable:
+    """Compile the step ahead of time, so that its cost is said once and never counted as training."""
+    begin = time.perf_counter()
+    compiled = run.step.lower(state, run.put(run.source[0]), jax.random.key(run.cfg.seed)).compile()
+    memory = compiled.memory_analysis()
+    temp = f", {memory.temp_size_in_bytes / 2**20:,.0f} MiB of temporaries" if memory else ""
+    log.say(f"compiled the step in {time.perf_counter() - begin:.1f} s{temp}")
+    return compiled
+
+
+def _loop(
+    run: Run,
+    workdir: Path,
+    state: TrainState,
+    start: int,
+    checkpoints: Checkpoints,
+    log: Log,
+    stop: StopFlag,
+) -> int:
+    cfg, watch, evaluator = run.cfg, Watch(run, workdir), Evaluator(run, workdir, log, stop)
+    evaluator.catch_up(start, state)
+    if start >= cfg.steps:
+        log.say(f"finished at step {start}: nothing to do (raise config.steps to go on)")
+        return 0
+    step_fn, rates = _compile(run, state, log), Rates(run)
+    log.say(rates.definition)
+    batches = load_batches(run.source, start)
+    key = jax.random.key(cfg.seed)
+    done, pending = start, None
+    while done < cfg.steps:
+        if stop.agreed():
+            return _save_and_leave(checkpoints, done, state, run, log)
+        batch = rates.next(batches)
+        state, out = step_fn(state, run.put(batch), key)
+        if pending is not None:
+            watch.check(
+                done, pending
+            )  # one step behind, so that the device never waits for the host
+        done, pending = done + 1, out
+        log.step(done)
+        if done % cfg.log_every == 0 or done == cfg.steps:
+            log.metrics(rates.record(done, out))
+        save = done % cfg.checkpoint_every == 0 or done == cfg.steps
+        if save or evaluator.is_due(done):
+            watch.check(done, out)  # what is saved is known to be good
+            pending = None
+        if save:
+            checkpoints.save(done, state, run.facts())
+        if evaluator.is_due(done):
+            begin = time.perf_counter()
+            if evaluator.run_all(done, state):
+                checkpoints.save(done, state, run.facts(), best=True)
+            rates.pause(time.perf_counter() - begin)
+    checkpoints.wait()
+    log.say(
+        f"done: {cfg.steps} steps in {format_duration(time.perf_counter() - rates.run_start)}, in {workdir}"
+    )
+    return 0
+
+
+def _save_and_leave(
+    checkpoints: Checkpoints, done: int, state: TrainState, run: Run, log: Log
+) -> int:
+    checkpoints.save(done, state, run.facts())
+    checkpoints.wait()
+    log.say(f"SIGTERM: saved step {done}; run the same command again to go on")
+    return SAVED_AFTER_SIGTERM

@@ -1,0 +1,82 @@
+"""Turn steps and waits into the figures of a log line: real tokens per second, input wait, MFU, time left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from jalign import plugin
+from jalign.data.pipeline import num_units, real_tokens, total_slots
+from jalign.train.devices import memory_mib, peak_flops
+from jalign.train.run import Run
+from jalign.train.step import StepOutput
+
+
+class Rates:
+    """Count tokens and time between two log lines; evaluation and compilation are left out."""
+
+    def __init__(self, run: Run) -> None:
+        """Measure the machine's peak once, and start now."""
+        self.run, self.run_start = run, time.perf_counter()
+        self.peak, source = peak_flops()
+        self.definition = (
+            "MFU = analytic FLOPs of the real tokens (6 per weight, attention inside units, vocabulary at masked "
+            f"positions; nothing recomputed) / time / peak; peak {self.peak / 1e12:.2f} TFLOP/s: {source}"
+        )
+        self.family = plugin.load("encoders", run.cfg.encoder.get("family", "bert"))
+        self._reset()
+
+    def _reset(self) -> None:
+        self.start = time.perf_counter()
+        self.wait_s = self.paused_s = 0.0
+        self.steps = self.tokens = self.slots = self.units = 0
+
+    def next(self, batches: Iterator[dict]) -> dict:
+        """Wait for the next batch and count it: every process reads an equal share."""
+        begin = time.perf_counter()
+        batch = next(batches)
+        self.wait_s += time.perf_counter() - begin
+        self.tokens += real_tokens(batch) * jax.process_count()
+        self.slots += total_slots(batch) * jax.process_count()
+        self.units += num_units(batch) * jax.process_count()
+        self.steps += 1
+        return batch
+
+    def pause(self, seconds: float) -> None:
+        """Leave seconds (evaluation) out of the interval."""
+        self.paused_s += seconds
+
+    def record(self, done: int, out: StepOutput) -> dict[str, Any]:
+        """Make the record of metrics.jsonl for the interval that ends with `out` (waits for it)."""
+        loss, losses = (
+            float(out.loss),
+            {n: (float(m.total), float(m.count)) for n, m in out.losses.items()},
+        )
+        extra = {n: float(m.total) / max(float(m.count), 1.0) for n, m in out.metrics.items()}
+        seconds = max(time.perf_counter() - self.start - self.paused_s, 1e-9)
+        step_s = seconds / self.steps
+        predicted = sum(count for _, count in losses.values()) * self.steps / self.tokens
+        flops = (
+            self.family.flops_per_token(self.run.encoder_cfg, self.tokens / self.units, predicted)
+            * self.tokens
+        )
+        record = {
+            "step": done,
+            "loss": loss,
+            **{f"loss/{n}": total / max(count, 1.0) for n, (total, count) in losses.items()},
+            "tokens_per_s": self.tokens / seconds,
+            "pack_efficiency": self.tokens / self.slots,
+            "input_wait_frac": self.wait_s / seconds,
+            "mfu": flops / seconds / self.peak if self.peak else 0.0,
+            "memory_mib": memory_mib(),
+            "time_left_s": step_s * (self.run.cfg.steps - done),
+            "step_s": step_s,
+            "lr": float(out.lr),
+            "grad_norm": float(out.grad_norm),
+            **extra,
+        }
+        self._reset()
+        return record

@@ -1,0 +1,284 @@
+"""Hold a run's configuration as frozen dataclasses, and build from it what the loop needs.
+
+In: a `RunConfig` (the command line has turned the config file into it). Out: a `Run`: data, objectives, mesh, optimiser,
+step. Everything that can be wrong is found here, before anything compiles.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from jalign import config, plugin
+from jalign.data.pipeline import BatchSource, StreamConfig, make_stream
+from jalign.data.records import Manifest, read_manifest
+from jalign.data.rows import Specials
+from jalign.data.tokenizer import Tokenizer, load_tokenizer
+from jalign.errors import ConfigError
+from jalign.train import mesh as mesh_lib
+from jalign.train.optim import OptimConfig, make_optimizer, make_schedule
+from jalign.train.step import StepConfig, check_objectives, make_train_step, name_key
+from jalign.types import Encoder, EvalSetting, Objective, TokenIds, TrainState
+
+Weight = float | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Evaluate every `every` steps (0: never), at step 0 if `at_start`; `best` names the score that keeps the best."""
+
+    every: int = 0
+    at_start: bool = False
+    best: str = ""
+    tasks: Mapping[str, Mapping] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DivergenceConfig:
+    """Stop where the mean loss of `window` steps exceeds the lowest such mean by `factor` (0: never)."""
+
+    factor: float = 1.5
+    window: int = 50
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run. `objectives`: name -> its entries, `weight` (a number or a schedule) and optionally `kind`, its file."""
+
+    data: str
+    steps: int
+    encoder: Mapping[str, Any]
+    streams: Mapping[str, StreamConfig]
+    objectives: Mapping[str, Mapping]
+    name: str = "run"
+    seed: int = 0
+    norm: str = "per_loss_mean"
+    accumulate: int = 1
+    log_every: int = 50
+    checkpoint_every: int = 1000
+    keep: int = 3
+    optimizer: OptimConfig = OptimConfig()
+    mesh: mesh_lib.MeshConfig = mesh_lib.MeshConfig()
+    evaluate: EvalConfig = EvalConfig()
+    divergence: DivergenceConfig = DivergenceConfig()
+
+    def __post_init__(self) -> None:
+        """Check the numbers. Raises: ValueError naming the entry."""
+        for name in ("steps", "accumulate", "log_every", "checkpoint_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: need at least 1")
+        if not self.objectives:
+            raise ValueError("objectives is empty: name at least one, such as objectives.mlm")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that the loop needs, built and checked."""
+
+    cfg: RunConfig
+    manifest: Manifest
+    mesh: Mesh
+    encoder: Encoder
+    encoder_cfg: Any
+    objectives: Mapping[str, Objective]
+    source: BatchSource
+    optimizer: optax.GradientTransformation
+    step: Callable
+    abstract: TrainState
+    init_state: Callable[[], TrainState]
+    setting: EvalSetting
+
+    def put(self, batches: Mapping[str, Mapping]) -> dict[str, dict[str, jax.Array]]:
+        """Place this process's rows of a step on its devices."""
+        return {
+            name: mesh_lib.put_batch(
+                batch, self.mesh, self.cfg.streams[name].rows, self.source.local[name][0]
+            )
+            for name, batch in batches.items()
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a checkpoint must agree with to be continued."""
+        return {
+            "manifest_sha256": self.manifest.sha256,
+            "tokenizer_sha256": self.manifest.tokenizer_sha256,
+            "config": dataclasses.asdict(self.cfg),
+        }
+
+
+def make_weight(weight: Weight, where: str) -> Callable[[jax.Array], jax.Array]:
+    """Turn a number, or {begin, end, steps, delay}, into step -> weight: linear after `delay` steps.
+
+    Raises: ConfigError for other entries.
+    """
+    if isinstance(weight, (int, float)):
+        return lambda step: jnp.float32(weight)
+    unknown = set(weight) - {"begin", "end", "steps", "delay"}
+    if unknown or "steps" not in weight:
+        raise ConfigError(
+            f"{where}={dict(weight)}: need a number, or begin, end, steps and optionally delay"
+        )
+    return optax.linear_schedule(
+        float(weight.get("begin", 0.0)),
+        float(weight.get("end", 1.0)),
+        int(weight["steps"]),
+        int(weight.get("delay", 0)),
+    )
+
+
+def make_run(cfg: RunConfig) -> Run:
+    """Build a run. Raises: ConfigError (or ManifestError) that says what to type."""
+    manifest = read_manifest(cfg.data)
+    tokenizer = load_tokenizer(Path(cfg.data) / "tokenizer")
+    if tokenizer.sha256 != manifest.tokenizer_sha256:
+        raise ConfigError(
+            f"{cfg.data}/tokenizer is not the one this data was prepared with: prepare it again"
+        )
+    mesh = mesh_lib.make_mesh(cfg.mesh)
+    encoder, encoder_cfg = _make_encoder(cfg, manifest, tokenizer, mesh)
+    objectives, weights = _make_objectives(cfg, encoder)
+    specials = Specials(tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
+    source = _make_source(cfg, manifest, specials, mesh, objectives)
+    fields = {name: set(source.streams[name].fields) for name in cfg.streams}
+    check_objectives(objectives, fields, cfg.accumulate)
+
+    def init_boxed(key):
+        family = plugin.load("encoders", cfg.encoder.get("family", "bert"))
+        params = {"encoder": family.init_params(encoder.module, key)}
+        sample = jnp.zeros((1, encoder_cfg.hidden))  # heads take hidden states
+        for objective in objectives.values():
+            for name, head in objective.heads.items():
+                params[name] = head.init(name_key(key, name), sample)["params"]
+        return params
+
+    key = jax.random.key(cfg.seed)
+    boxed = jax.eval_shape(init_boxed, key)
+    optimizer = make_optimizer(cfg.optimizer, cfg.steps, nn.unbox(boxed))
+
+    def init_state(key) -> TrainState:
+        params = nn.unbox(init_boxed(key))
+        aux = {name: o.init_aux(params) for name, o in objectives.items()}
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), aux)
+
+    shardings = _state_shardings(jax.eval_shape(init_state, key), boxed, optimizer, mesh)
+    step_cfg = StepConfig(
+        weights,
+        cfg.norm,
+        cfg.accumulate,
+        cfg.optimizer.clip_norm,
+        make_schedule(cfg.optimizer, cfg.steps),
+    )
+    step = jax.jit(
+        make_train_step(objectives, optimizer, step_cfg),
+        donate_argnums=0,
+        out_shardings=(shardings, mesh_lib.replicated(mesh)),
+    )
+    abstract = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        jax.eval_shape(init_state, key),
+        shardings,
+    )
+    setting = EvalSetting(
+        manifest,
+        specials,
+        cfg.streams,
+        objectives,
+        encoder,
+        lambda batch, rows: mesh_lib.put_batch(batch, mesh, rows),
+        mesh_lib.replicated(mesh),
+    )
+    return Run(
+        cfg,
+        manifest,
+        mesh,
+        encoder,
+        encoder_cfg,
+        objectives,
+        source,
+        optimizer,
+        step,
+        abstract,
+        lambda: jax.jit(init_state, out_shardings=shardings)(key),
+        setting,
+    )
+
+
+def _make_encoder(
+    cfg: RunConfig, manifest: Manifest, tokenizer: Tokenizer, mesh: Mesh
+) -> tuple[Encoder, Any]:
+    entries = dict(cfg.encoder)
+    family = plugin.load("encoders", entries.pop("family", "bert"))
+    if not entries.get("vocab_size"):
+        entries["vocab_size"] = manifest.vocab_size
+    encoder_cfg = config.build(family.Config, entries, "config.encoder")
+    if encoder_cfg.vocab_size < manifest.vocab_size:
+        raise ConfigError(
+            f"config.encoder.vocab_size={encoder_cfg.vocab_size} is smaller than the tokenizer's {manifest.vocab_size}: "
+            "set it to 0 to take the tokenizer's"
+        )
+    max_unit = {name: s.max_unit or s.row_length for name, s in cfg.streams.items()}
+    for name, longest in max_unit.items():
+        if longest > encoder_cfg.positions:
+            raise ConfigError(
+                f"stream {name!r} has attention units of up to {longest} slots, and the encoder has "
+                f"{encoder_cfg.positions} positions: set config.streams.{name}.max_unit={encoder_cfg.positions}"
+            )
+    tokens = TokenIds(tokenizer.mask_id, tuple(tokenizer.special_ids))
+    encoder = Encoder(family.make(encoder_cfg), tokens, mesh_lib.num_batch_shards(mesh), max_unit)
+    return encoder, encoder_cfg
+
+
+def _make_objectives(cfg: RunConfig, encoder: Encoder):
+    objectives, weights = {}, {}
+    for name, entries in cfg.objectives.items():
+        entries = dict(entries)
+        weights[name] = make_weight(entries.pop("weight", 1.0), f"config.objectives.{name}.weight")
+        module = plugin.load("objectives", entries.pop("kind", name))
+        objectives[name] = module.make(
+            config.build(module.Config, entries, f"config.objectives.{name}"), encoder
+        )
+    return objectives, weights
+
+
+def _make_source(
+    cfg: RunConfig, manifest: Manifest, specials: Specials, mesh: Mesh, objectives
+) -> BatchSource:
+    read = {s for o in objectives.values() for s in o.streams}
+    unread = sorted(set(cfg.streams) - read)
+    if unread:
+        raise ConfigError(
+            f"no objective reads stream {unread}: remove config.streams.{unread[0]}, or add an objective"
+        )
+    rows = {name: s.rows for name, s in cfg.streams.items()}
+    local = {name: mesh_lib.local_rows(mesh, n) for name, n in rows.items()}
+    shards = mesh_lib.num_batch_shards(mesh) * cfg.accumulate
+    for name, n in rows.items():
+        if n % shards:
+            raise ConfigError(
+                f"config.streams.{name}.rows={n} does not divide into {cfg.accumulate} microbatches on "
+                f"{mesh_lib.num_batch_shards(mesh)} shards: set it to a multiple of {shards}"
+            )
+    streams = {
+        name: make_stream(manifest, specials, name, s, seed=cfg.seed)
+        for name, s in cfg.streams.items()
+    }
+    return BatchSource(streams, rows, local)
+
+
+def _state_shardings(shapes: TrainState, boxed, optimizer, mesh: Mesh) -> TrainState:
+    params = mesh_lib.param_shardings(boxed, mesh)
+    whole = mesh_lib.replicated(mesh)
+    # jit(opt.init) alone would put all moments on one device: they live where their parameter lives.
+    opt = optax.tree_map_params(
+        optimizer, lambda _, s: s, shapes.opt, params, transform_non_params=lambda _: whole
+    )
+    return TrainState(whole, params, opt, jax.tree.map(lambda _: whole, shapes.aux))
