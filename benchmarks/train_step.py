@@ -110,7 +110,7 @@ def main() -> None:
     """Run the race and write its table and JSON."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", default="", help="only competitors whose name has this")
+    parser.add_argument("--only", default="", help="only names with one of these, by commas")
     parser.add_argument("--compile", action="store_true", help="also torch.compile")
     parser.add_argument(
         "--data", nargs="*", default=[], help="TSV files of pairs (default: see bitext.py)"
@@ -125,7 +125,7 @@ def main() -> None:
     }
     settings = Settings(**{**shared, "data": tuple(args.data)})
     entrants = competitors(settings, with_compile=args.compile) + race.gemm_competitors()
-    entrants = [c for c in entrants if args.only in c.name]
+    entrants = [c for c in entrants if any(part in c.name for part in args.only.split(","))]
     results = race.run_race(entrants, args.rounds)
     name = args.name or f"train_step_{settings.vocab}"
     path = race.write_result(name, dataclasses.asdict(settings) | {"rounds": args.rounds}, results)

@@ -19,7 +19,8 @@ FLOORS = (
     {"objectives", "hf"},
     {"encoders", "align"},
     {"nn", "data", "metrics"},
-    {"types", "plugin", "errors", "config"},
+    {"types", "config"},
+    {"plugin", "errors"},
 )
 SIDEWAYS = {("train", "evals"), ("cli", "__main__"), ("__main__", "cli")}
 # package -> the only files that may import it; a trailing slash means the whole folder
