@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from absl import logging as absl_logging
 from jalign.data.columns import SIDES, Example, Text
 
 VERSION = "1.0.0"
+_EXAMPLES_PER_SHARD = 250_000
+_EXAMPLES_PER_WRITE = 1_000  # the metadata is written again after each
 
 
 class TextSource(tfds.core.GeneratorBasedBuilder):
@@ -77,10 +79,23 @@ def from_record(record: dict[str, Any], num_sides: int) -> Example:
 def write_source(
     folder: Path, source: str, *, num_sides: int, splits: dict[str, Callable[[], Iterator[Example]]]
 ) -> None:
-    """Write a source's splits to `folder/<source>/1.0.0` as ArrayRecord, streaming."""
+    """Write a source's splits to `folder/<source>/1.0.0` as ArrayRecord, streaming.
+
+    Through SequentialWriter: tfds' `download_and_prepare` holds a gigabyte of records in memory even
+    where nothing is shuffled, and needs TensorFlow beyond that (tfds 4.9.10, core/shuffle.py).
+    """
     builder = TextSource(source=source, num_sides=num_sides, splits=splits, data_dir=str(folder))
-    with _quiet(), tempfile.TemporaryDirectory() as downloads:
-        builder.download_and_prepare(download_dir=downloads)
+    Path(builder.data_dir).mkdir(parents=True)
+    with _quiet():
+        writer = tfds.core.SequentialWriter(
+            builder.info, _EXAMPLES_PER_SHARD, file_format="array_record"
+        )
+        writer.initialize_splits(list(splits))
+        for split, examples in splits.items():
+            records = map(to_record, examples())
+            while batch := list(itertools.islice(records, _EXAMPLES_PER_WRITE)):
+                writer.add_examples({split: batch})
+        writer.close_all()
 
 
 @contextlib.contextmanager

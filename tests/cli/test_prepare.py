@@ -245,9 +245,9 @@ def test_an_interrupted_prepare_never_looks_finished(run, tmp_path, monkeypatch)
 def test_the_same_input_gives_the_same_bytes_wherever_it_is(run, tmp_path):
     write_tsv(tmp_path / "a.tsv", GOOD)
     shutil.copytree(tmp_path, tmp_path / "deep/er")
-    size = "--vocab_size=36"
-    assert run("--corpus=tsv,en,de,a.tsv", size, tokenizer=None)[0] == 0
-    assert run("--corpus=tsv,en,de,deep/er/a.tsv", size, "--output=two", tokenizer=None)[0] == 0
+    args = ["--vocab_size=36", "--heldout=0"]
+    assert run("--corpus=tsv,en,de,a.tsv", *args, tokenizer=None)[0] == 0
+    assert run("--corpus=tsv,en,de,deep/er/a.tsv", *args, "--output=two", tokenizer=None)[0] == 0
     one, two = records.read_manifest("out"), records.read_manifest("two")
     assert one.sha256 == two.sha256
     assert one.vocab_size == 36

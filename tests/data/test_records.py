@@ -82,6 +82,18 @@ def test_missing_columns_are_rebuilt_from_the_records_byte_for_byte(manifest, pa
     } == before
 
 
+def test_many_shards_read_as_one_in_order(tmp_path, pairs, monkeypatch):
+    monkeypatch.setattr("jalign.data.tfds_source._EXAMPLES_PER_SHARD", 6)
+    monkeypatch.setattr("jalign.data.tfds_source._EXAMPLES_PER_WRITE", 4)
+    sources = {("pair", "en-de"): {"train": pairs}}
+    written = records.write_dataset(
+        tmp_path / "o", sources, langs={"en-de": ("en", "de")}, vocab_size=50
+    )
+    assert len(list(tmp_path.glob("o/records/pair/en-de/1.0.0/*array_record*"))) > 2
+    read = records.read_examples(written, "en-de", "pair", "train")
+    assert [e.origin for e in read] == [e.origin for e in pairs]
+
+
 def test_an_empty_split_is_left_out_and_named_when_asked_for(manifest):
     with pytest.raises(
         records.ManifestError, match="has no mono/sw/heldout; it has mono/sw/train, pair/"
