@@ -17,7 +17,9 @@ def lengths_of(part, examples):
 
 @pytest.fixture(scope="module")
 def packed():
-    return PackedRows([len(x) for x in LENGTHS], lengths_of, [0.5, 0.3, 0.2], row_length=256, seed=1)
+    return PackedRows(
+        [len(x) for x in LENGTHS], lengths_of, [0.5, 0.3, 0.2], row_length=256, seed=1
+    )
 
 
 def test_bins_fill_the_fullest_row_that_has_room():
@@ -29,20 +31,26 @@ def test_bins_fill_the_fullest_row_that_has_room():
 
 
 def test_rows_never_overflow_and_are_nearly_full(packed):
-    slots = [sum(lengths_of(p, e) for p, e in zip(*packed.row(i), strict=True)) for i in range(3000)]
+    slots = [
+        sum(lengths_of(p, e) for p, e in zip(*packed.row(i), strict=True)) for i in range(3000)
+    ]
     assert max(slots) <= 256
     assert np.mean(slots) / 256 >= 0.98
 
 
 def test_row_i_is_a_pure_function_of_the_seed_and_i(packed):
-    again = PackedRows([len(x) for x in LENGTHS], lengths_of, [0.5, 0.3, 0.2], row_length=256, seed=1)
+    again = PackedRows(
+        [len(x) for x in LENGTHS], lengths_of, [0.5, 0.3, 0.2], row_length=256, seed=1
+    )
     for i in (5000, 3, 10**9, 4999):  # in any order, however far
         for mine, theirs in zip(packed.row(i), again.row(i), strict=True):
             np.testing.assert_array_equal(mine, theirs)
 
 
 def test_another_seed_gives_other_rows(packed):
-    other = PackedRows([len(x) for x in LENGTHS], lengths_of, [0.5, 0.3, 0.2], row_length=256, seed=2)
+    other = PackedRows(
+        [len(x) for x in LENGTHS], lengths_of, [0.5, 0.3, 0.2], row_length=256, seed=2
+    )
     assert any(packed.row(i)[1].tolist() != other.row(i)[1].tolist() for i in range(5))
 
 
@@ -56,7 +64,10 @@ def test_every_due_example_is_placed_as_often_as_it_is_due(packed):
     part, example = packed.due.draws(0, windows * packed.due_per_window)
     for p, e in zip(part, example, strict=True):
         due[p][e] += 1
-    late = sum(packed.plan(w).num_postponed for w in range(windows)) + packed._late_from(windows - 1)[0].size
+    late = (
+        sum(packed.plan(w).num_postponed for w in range(windows))
+        + packed._late_from(windows - 1)[0].size
+    )
     missing = sum(np.maximum(d - q, 0).sum() for d, q in zip(due, placed, strict=True))
     assert missing <= late
     assert late <= 0.001 * part.size

@@ -16,19 +16,28 @@ def side(*texts):
     """Make a side from lists of (id, word)."""
     ids = [i for text in texts for i, _ in text]
     word = [w for text in texts for _, w in text]
-    return Side(np.cumsum([0, *map(len, texts)]), np.array(ids, np.uint16), np.array(word, np.uint16))
+    return Side(
+        np.cumsum([0, *map(len, texts)]), np.array(ids, np.uint16), np.array(word, np.uint16)
+    )
 
 
 def random_side(seed, num=400, longest=60):
     rng = np.random.default_rng(seed)
-    return side(*[[(int(rng.integers(4, 99)), w // 2) for w in range(rng.integers(1, longest))] for _ in range(num)])
+    return side(
+        *[
+            [(int(rng.integers(4, 99)), w // 2) for w in range(rng.integers(1, longest))]
+            for _ in range(num)
+        ]
+    )
 
 
 PAIR = Part("pair/en-de", (side([(10, 0), (11, 0), (12, 1)]), side([(20, 0), (21, 1)])), (3, 5))
 
 
 def one_row(kind, length, part=PAIR, **changes):
-    batch = RowSource([part], Layout(kind, length, length, **changes), SPECIALS, once=True).rows(0, 1)
+    batch = RowSource([part], Layout(kind, length, length, **changes), SPECIALS, once=True).rows(
+        0, 1
+    )
     return {name: values[0].tolist() for name, values in batch.items()}
 
 
@@ -62,7 +71,9 @@ def test_single_layout_by_hand():
 
 def test_a_single_text_longer_than_a_unit_is_cut_into_equal_pieces_and_nothing_is_lost():
     long = side([(i, i) for i in range(4, 24)])
-    source = RowSource([Part("mono/en", (long,), (0,))], Layout("single", 20, 10), SPECIALS, once=True)
+    source = RowSource(
+        [Part("mono/en", (long,), (0,))], Layout("single", 20, 10), SPECIALS, once=True
+    )
     ids = source.rows(0, source.packed.num_rows)["ids"]
     assert sorted(ids[ids > 3].tolist()) == list(range(4, 24))
     assert source.num_cut == {"mono/en": 1} and source.index[0].size == 3
@@ -77,7 +88,11 @@ def test_a_pair_longer_than_a_unit_is_left_out_and_counted():
 
 def test_nothing_that_fits_is_an_error_that_says_what_to_raise():
     with pytest.raises(ValueError, match="raise max_unit or row_length"):
-        RowSource([Part("pair/x", (side([(9, 0)] * 9), side([(9, 0)])), (0, 1))], Layout("joint", 8, 8), SPECIALS)
+        RowSource(
+            [Part("pair/x", (side([(9, 0)] * 9), side([(9, 0)])), (0, 1))],
+            Layout("joint", 8, 8),
+            SPECIALS,
+        )
 
 
 def test_swap_puts_the_target_first_in_about_half_and_keeps_side_ids():
@@ -86,7 +101,9 @@ def test_swap_puts_the_target_first_in_about_half_and_keeps_side_ids():
     first = rows["ids"][rows["position"] == 1]
     first = first[first > 3]
     assert 0.4 < (first == 20).mean() < 0.6
-    assert (rows["side"][rows["ids"] == 10] == 1).all() and (rows["side"][rows["ids"] == 20] == 2).all()
+    assert (rows["side"][rows["ids"] == 10] == 1).all() and (
+        rows["side"][rows["ids"] == 20] == 2
+    ).all()
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +119,10 @@ def sources():
 def test_two_processes_read_together_what_one_reads(sources):
     rows = {"pair": 8, "mono": 4}
     whole = BatchSource(sources, rows)
-    halves = [BatchSource(sources, rows, {"pair": (4 * i, 4 * i + 4), "mono": (2 * i, 2 * i + 2)}) for i in range(2)]
+    halves = [
+        BatchSource(sources, rows, {"pair": (4 * i, 4 * i + 4), "mono": (2 * i, 2 * i + 2)})
+        for i in range(2)
+    ]
     for step in (0, 17):
         for stream in rows:
             for name, values in whole[step][stream].items():
@@ -127,7 +147,10 @@ def test_records_name_what_the_rows_hold(sources):
     src = sources["pair"].index[0].part.sides[0]
     at = (batch["pair"]["example"][0] == 1) & (batch["pair"]["side"][0] == 1)
     assert name == "pair/en-de"
-    assert batch["pair"]["ids"][0][at].tolist() == src.ids[src.offsets[record] : src.offsets[record + 1]].tolist()
+    assert (
+        batch["pair"]["ids"][0][at].tolist()
+        == src.ids[src.offsets[record] : src.offsets[record + 1]].tolist()
+    )
 
 
 def test_tokens_and_units_are_counted_without_padding():
