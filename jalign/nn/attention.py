@@ -1,43 +1,124 @@
 """Attend inside the units of packed rows.
 
-A row holds many units (a sentence, or a joint pair): contiguous runs of one positive id.
-A slot sees its own unit only.
+A row holds many units (a sentence, or a joint pair): contiguous runs of one positive id; 0 is
+padding. A slot sees the slots of its own unit, padding sees padding. One function, four ways:
+
+| impl | where | what it pays for |
+| --- | --- | --- |
+| dense | anywhere | the whole L x L square, plain autodiff: the oracle |
+| banded | anywhere | the blocks within reach of `max_unit`, a hand-written backward pass |
+| cudnn | GPU, bf16 or fp16 | the square, but no [L, L] array in memory |
+| splash | TPU, L a multiple of 128 | the blocks within reach, no [L, L] array in memory |
 """
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
+from jalign.nn.attention_banded import banded_attention, dropout_factor
+from jalign.nn.attention_flash import cudnn_attention, splash_attention
 from jalign.types import Array, Key
 
 IMPLS = ("auto", "dense", "banded", "cudnn", "splash")
-BIG_NEGATIVE = -1e30
-
-
-def choose_attention(
-    platform: str, dtype, length: int, head_size: int, max_unit: int | None = None,
-) -> str:
-    """Name the implementation that "auto" takes for these shapes, for the log."""
-    del platform, dtype, length, head_size, max_unit
-    return "dense"
+BIG_NEGATIVE = -1e30  # finite: a row of the softmax that is all masked stays finite
 
 
 def packed_attention(
-    q_BLHK: Array, k_BLHK: Array, v_BLHK: Array, unit_BL: Array, *, max_unit: int | None = None,
-    impl: str = "auto", dropout_rate: float = 0.0, dropout_key: Key | None = None,
+    q_BLHK: Array,
+    k_BLHK: Array,
+    v_BLHK: Array,
+    unit_BL: Array,
+    *,
+    max_unit: int | None = None,
+    impl: str = "auto",
+    dropout_rate: float = 0.0,
+    dropout_key: Key | None = None,
 ) -> Array:
-    """Return softmax(q k^T / sqrt(K)) v inside the units of `unit_BL`, as [B, L, H, K]."""
-    if impl not in IMPLS:
-        raise ValueError(f"unknown attention {impl!r}; use one of {', '.join(IMPLS)}.")
-    scale = q_BLHK.shape[-1] ** -0.5
+    """Return softmax(q k^T / sqrt(K)) v inside the units of `unit_BL`, as [B, L, H, K].
+
+    Softmax in float32; the result has the dtype of the inputs. `max_unit` promises that no unit
+    has more slots; padding may be longer, its output is finite and means nothing. Dropout acts on
+    the probabilities when a rate and a key are given. "auto" asks `choose_attention` about the default backend; when compiling for another
+    one, name the implementation.
+    Raises: ValueError if `impl` is unknown or cannot serve this shape, dtype or dropout.
+    """
+    dropout = dropout_rate > 0.0 and dropout_key is not None
+    length, head_size = q_BLHK.shape[1], q_BLHK.shape[3]
+    if impl == "auto":
+        impl = choose_attention(
+            jax.default_backend(), q_BLHK.dtype, length, head_size, max_unit, dropout=dropout
+        )
+    problem = _why_not(impl, q_BLHK.dtype, length, head_size, dropout)
+    if problem:
+        raise ValueError(problem)
+    args = (q_BLHK, k_BLHK, v_BLHK, unit_BL)
+    rate, key = (dropout_rate, dropout_key) if dropout else (0.0, None)
+    match impl:
+        case "dense":
+            return _dense(*args, rate, key)
+        case "banded":
+            return banded_attention(*args, max_unit=max_unit, dropout_rate=rate, dropout_key=key)
+        case "cudnn":
+            return cudnn_attention(*args)
+    return splash_attention(*args, max_unit=max_unit)
+
+
+def choose_attention(
+    platform: str,
+    dtype,
+    length: int,
+    head_size: int,
+    max_unit: int | None = None,
+    *,
+    dropout: bool = False,
+) -> str:
+    """Name the implementation that "auto" takes, for the log.
+
+    The platform's flash kernel where it serves (it knows no dropout), else "banded", whose blocks
+    adapt to `max_unit` (`attention_banded.block_slots`, with the measurements).
+    """
+    del max_unit
+    flash = {"gpu": "cudnn", "cuda": "cudnn", "tpu": "splash"}.get(platform)
+    if flash and _why_not(flash, dtype, length, head_size, dropout) is None:
+        return flash
+    return "banded"
+
+
+def _why_not(impl: str, dtype, length: int, head_size: int, dropout: bool) -> str | None:
+    """Say why `impl` cannot serve, and what to type instead; None if it can."""
+    if impl not in IMPLS[1:]:
+        return f"unknown attention {impl!r}; use one of {', '.join(IMPLS)}."
+    if impl in ("dense", "banded"):
+        return None
+    if dropout:
+        return f"attention {impl!r} has no dropout; set attention_dropout=0 or attention='banded'."
+    if impl == "cudnn":
+        if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16):
+            name = jnp.dtype(dtype).name
+            return (
+                f"attention 'cudnn' needs bfloat16, got {name}; set dtype='bfloat16' or 'banded'."
+            )
+        if head_size % 8 or head_size > 128:
+            return (
+                f"attention 'cudnn' needs a head size that 8 divides, at most 128, got {head_size}"
+                "; set attention='banded'."
+            )
+    if impl == "splash" and length % 128:
+        return (
+            f"attention 'splash' needs rows that 128 divides, got {length} slots; "
+            "pack to a multiple of 128 or set attention='banded'."
+        )
+    return None
+
+
+def _dense(
+    q_BLHK: Array, k_BLHK: Array, v_BLHK: Array, unit_BL: Array, rate: float, key: Key | None
+) -> Array:
     sim_BHLL = jnp.einsum("BLHK,BMHK->BHLM", q_BLHK, k_BLHK, preferred_element_type=jnp.float32)
     same_BLL = unit_BL[:, :, None] == unit_BL[:, None, :]
-    prob_BHLL = jax.nn.softmax(jnp.where(same_BLL[:, None], sim_BHLL * scale, BIG_NEGATIVE))
-    if dropout_rate > 0.0 and dropout_key is not None:
-        bits = jax.random.bits(dropout_key, prob_BHLL.shape, jnp.uint16)
-        keep = bits >= round(dropout_rate * 65536)
-        prob_BHLL = jnp.where(keep, prob_BHLL / (1.0 - dropout_rate), 0.0)
-    out = jnp.einsum("BHLM,BMHK->BLHK", prob_BHLL.astype(v_BLHK.dtype), v_BLHK)
-    return lax.convert_element_type(out, q_BLHK.dtype)
+    sim_BHLL = jnp.where(same_BLL[:, None], sim_BHLL * q_BLHK.shape[3] ** -0.5, BIG_NEGATIVE)
+    prob_BHLL = jax.nn.softmax(sim_BHLL)
+    if key is not None:
+        prob_BHLL *= dropout_factor(key, prob_BHLL.shape, rate)
+    return jnp.einsum("BHLM,BMHK->BLHK", prob_BHLL.astype(v_BLHK.dtype), v_BLHK)
