@@ -71,12 +71,17 @@ class Competitor:
     args: tuple[str, ...]
 
 
-def run_turn(competitor: Competitor, env: dict[str, str] | None = None) -> dict:
+def use_cores(num: int) -> None:
+    """Keep this process and its children to `num` cores, where the system can (0: all)."""
+    if num and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num])
+
+
+def run_turn(competitor: Competitor) -> dict:
     """Run one competitor once and return the JSON object that it printed last."""
     done = subprocess.run(
         [sys.executable, *competitor.args],
         cwd=ROOT,
-        env={**os.environ, **(env or {})},
         capture_output=True,
         text=True,
         check=False,
@@ -105,12 +110,12 @@ def rate(steps: list[dict]) -> dict:
     }
 
 
-def run_race(competitors: list[Competitor], rounds: int, env: dict[str, str] | None = None) -> dict:
+def run_race(competitors: list[Competitor], rounds: int) -> dict:
     """Give every competitor one turn per round; return {name: rate and facts}."""
     turns: dict[str, list[dict]] = {c.name: [] for c in competitors}
     for number in range(rounds):
         for competitor in competitors:
-            turn = run_turn(competitor, env)
+            turn = run_turn(competitor)
             turns[competitor.name].append(turn)
             got = rate(turn["steps"])["rate"]
             note = turn.get("error") or f"{got:,.0f}/s"

@@ -126,6 +126,7 @@ def main() -> None:
     settings = Settings(**{**shared, "data": tuple(args.data)})
     entrants = competitors(settings, with_compile=args.compile) + race.gemm_competitors()
     entrants = [c for c in entrants if any(part in c.name for part in args.only.split(","))]
+    race.use_cores(settings.threads)
     results = race.run_race(entrants, args.rounds)
     name = args.name or f"train_step_{settings.vocab}"
     path = race.write_result(name, dataclasses.asdict(settings) | {"rounds": args.rounds}, results)
