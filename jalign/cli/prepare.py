@@ -83,8 +83,8 @@ def _underscored(arg: str) -> str:
 def _formats() -> str:
     from jalign import plugin
 
-    names = plugin.available("data/corpora")
-    return "\n".join(f"  {plugin.load('data/corpora', n).USAGE}" for n in names)
+    modules = [plugin.load("data/corpora", n) for n in plugin.available("data/corpora")]
+    return "\n".join(f"  {m.USAGE}" for m in modules if hasattr(m, "parts"))
 
 
 def _flag_lines(values: flags.FlagValues) -> Iterator[str]:

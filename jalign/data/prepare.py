@@ -128,6 +128,8 @@ def parse_corpora(corpora: Sequence[str]) -> dict[tuple[str, str], list[Part]]:
         except ValueError as error:
             text = str(error).replace("data/corpora", "corpus format")
             raise UserError(f"--corpus={corpus}: {text}") from error
+        if not hasattr(module, "parts"):
+            raise UserError(f"--corpus={corpus}: {name} holds task data; prepare takes text only.")
         for part in module.parts([f.strip() for f in fields]):
             sources.setdefault((part.stream, "-".join(part.langs)), []).append(part)
     return sources

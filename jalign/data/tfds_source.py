@@ -81,8 +81,8 @@ def write_source(
 ) -> None:
     """Write a source's splits to `folder/<source>/1.0.0` as ArrayRecord, streaming.
 
-    Through SequentialWriter: tfds' `download_and_prepare` holds a gigabyte of records in memory even
-    where nothing is shuffled, and needs TensorFlow beyond that (tfds 4.9.10, core/shuffle.py).
+    Through SequentialWriter: tfds' `download_and_prepare` holds a gigabyte of records in memory
+    even where nothing is shuffled, and needs TensorFlow beyond that (tfds 4.9.10, core/shuffle.py).
     """
     builder = TextSource(source=source, num_sides=num_sides, splits=splits, data_dir=str(folder))
     Path(builder.data_dir).mkdir(parents=True)
