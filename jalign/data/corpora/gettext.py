@@ -10,6 +10,7 @@ from __future__ import annotations
 import gettext
 import importlib.util
 import re
+import struct
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,7 @@ from jalign.data.text import Flaw, Raw
 from jalign.errors import UserError
 
 USAGE = "gettext,en,LANG[+LANG...],PATH[,PATH...]  (PATH: a file, a folder or package:NAME)"
+_BOM = b"\xef\xbb\xbf"
 _SUFFIXES = (".po", ".mo", ".po.gz", ".mo.gz", ".po.xz", ".mo.xz", ".po.zst", ".mo.zst")
 
 
@@ -137,13 +139,15 @@ def read(path: str, *, left_out: Counter | None = None, shown: str | None = None
     """
     left_out = Counter() if left_out is None else left_out
     shown = shown or path
+    repairs: tuple[Flaw, ...] = ()
     try:
-        catalogue = _parse(path)
+        data = read_bytes(path)
+        if data.startswith(_BOM):
+            data, repairs = data[len(_BOM) :], (Flaw("bom", "begins with a byte order mark"),)
+        catalogue = _parse(data, is_po=".po" in Path(path).suffixes)
         plural = _plural_rule(catalogue)
-    except (OSError, UnicodeError, ValueError, LookupError) as error:
-        match = re.search(r"line (\d+)", str(error))
-        detail = re.sub(r"\s+", " ", str(error))[:200]
-        yield Raw((b"",), shown, int(match[1]) if match else 1, flaw=Flaw(_reason(error), detail))
+    except (OSError, UnicodeError, ValueError, LookupError, struct.error) as error:
+        yield Raw((b"",), shown, _error_line(error), repairs, _error_flaw(error))
         return
     symbolic = any(_default(entry) for entry in catalogue)
     for index, entry in enumerate(catalogue, start=1):
@@ -155,27 +159,32 @@ def read(path: str, *, left_out: Counter | None = None, shown: str | None = None
             elif src == trg:
                 left_out["same_as_english"] += 1
             else:
-                yield Raw((src.encode(), trg.encode()), shown, line)
+                yield Raw((src.encode(), trg.encode()), shown, line, repairs)
+                repairs = ()
 
 
-def _reason(error: Exception) -> str:
-    return "bad_utf8" if isinstance(error, UnicodeError) else "bad_catalogue"
+def _error_line(error: Exception) -> int:
+    if isinstance(error, UnicodeDecodeError):
+        return error.object.count(b"\n", 0, error.start) + 1
+    match = re.search(r"line (\d+)", str(error))
+    return int(match[1]) if match else 1
 
 
-def _parse(path: str) -> polib.POFile | polib.MOFile:
-    data = read_bytes(path)
-    if ".po" in Path(path).suffixes:
-        if data.startswith(b"\xef\xbb\xbf"):
-            data = data[
-                3:
-            ]  # polib would take it for a syntax error; catalogues have no lines to pair
-        charset = re.search(rb'"Content-Type:[^"]*charset=([\w.-]+)', data)
-        name = charset[1].decode() if charset else "utf-8"
-        return polib.pofile(data.decode("utf-8" if name == "CHARSET" else name))
-    with tempfile.NamedTemporaryFile(suffix=".mo") as file:  # polib reads .mo from a path only
+def _error_flaw(error: Exception) -> Flaw:
+    detail = re.sub(r"\s+", " ", str(error))[:200]
+    return Flaw("bad_utf8" if isinstance(error, UnicodeError) else "bad_catalogue", detail)
+
+
+def _parse(data: bytes, *, is_po: bool) -> polib.POFile | polib.MOFile:
+    """Parse a catalogue from a file: polib would cut a string at U+2028 and its like."""
+    charset = re.search(rb'"Content-Type:[^"]*charset=([\w.-]+)', data) if is_po else None
+    encoding = charset[1].decode() if charset and charset[1] != b"CHARSET" else "utf-8"
+    if is_po:
+        data.decode(encoding)  # fail here, where the position is that in the file
+    with tempfile.NamedTemporaryFile(suffix=".po" if is_po else ".mo") as file:
         file.write(data)
         file.flush()
-        return polib.mofile(file.name)
+        return polib.pofile(file.name, encoding=encoding) if is_po else polib.mofile(file.name)
 
 
 def _plural_rule(catalogue: polib.POFile | polib.MOFile) -> Callable[[int], int]:

@@ -114,9 +114,19 @@ def test_broken_catalogues_are_flawed_at_their_line(tmp_path):
     path.write_bytes(PO.encode().replace("Открыть".encode(), b"\xff\xfe"))
     [raw] = gettext.read(str(path))
     assert raw.flaw.reason == "bad_utf8"
+    assert "msgstr" in PO.splitlines()[raw.line - 1]
     (tmp_path / "de.mo").write_bytes(b"not a catalogue at all")
     [raw] = gettext.read(str(tmp_path / "de.mo"))
     assert raw.flaw.reason == "bad_catalogue"
+
+
+def test_a_bom_is_reported_and_a_line_separator_does_not_break_the_catalogue(tmp_path):
+    path = tmp_path / "ru.po"
+    path.write_bytes(b"\xef\xbb\xbf" + PO.replace("Открыть", "От\u2028крыть").encode())
+    first, second, *rest = gettext.read(str(path))
+    assert [r.reason for r in first.repairs] == ["bom"]
+    assert (second.repairs, len(rest)) == ((), 3)
+    assert second.sides[1].decode() in ("От\u2028крыть", "От крыть")
 
 
 @pytest.mark.parametrize(
