@@ -316,6 +316,7 @@ class DatasetWriter:
         (self.partial / "manifest.json").write_text(text + "\n", encoding="utf-8")
         if self.folder.exists():
             old = self.folder.parent / f".{self.folder.name}.old"
+            shutil.rmtree(old, ignore_errors=True)  # left where a former overwrite was killed
             os.rename(self.folder, old)
             os.rename(self.partial, self.folder)
             shutil.rmtree(old)

@@ -285,6 +285,27 @@ def test_manifest_counts_languages_and_records_the_command(run, tmp_path):
     assert data["details"]["command"]["corpora"] == ["tsv,EN,de,a.tsv", "documents,sw,b.txt"]
 
 
+def test_a_broken_catalogue_stops_or_is_set_aside_and_the_others_are_read(run, tmp_path):
+    for name, text in (("a", 'msgid "Yes"\nmsgstr "Ja"\n'), ("b", 'msgid "No"\nnonsense\n')):
+        (tmp_path / "de" / "LC_MESSAGES").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "de" / "LC_MESSAGES" / f"{name}.po").write_text(text)
+    code, _, err = run("--corpus=gettext,en,de,.", "--heldout=0")
+    assert code == 3
+    assert "de/LC_MESSAGES/b.po:2: bad_catalogue: " in err
+    assert run("--corpus=gettext,en,de,.", "--heldout=0", "--on-error=quarantine")[0] == 0
+    assert kept_texts() == [("Yes", "Ja")]
+    assert quarantine()[0][:2] == ["bad_catalogue", "de/LC_MESSAGES/b.po:2"]
+
+
+def test_globs_name_files_in_sorted_order(run, tmp_path):
+    for name in "ba":
+        (tmp_path / f"{name}.txt").write_text(f"Sawa {name}\n")
+    assert run("--corpus=lines,sw,*.txt", "--heldout=0")[0] == 0
+    manifest = records.read_manifest("out")
+    origins = [e.origin for e in records.read_examples(manifest, "sw", "mono", "train")]
+    assert origins == ["a.txt:1", "b.txt:1"]
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
