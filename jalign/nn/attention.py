@@ -39,8 +39,8 @@ def packed_attention(
 
     Softmax in float32; the result has the dtype of the inputs. `max_unit` promises that no unit
     has more slots; padding may be longer, its output is finite and means nothing. Dropout acts on
-    the probabilities when a rate and a key are given. "auto" asks `choose_attention` about the default backend; when compiling for another
-    one, name the implementation.
+    the probabilities when a rate and a key are given. "auto" asks `choose_attention` about the
+    default backend; when compiling for another one, name the implementation.
     Raises: ValueError if `impl` is unknown or cannot serve this shape, dtype or dropout.
     """
     dropout = dropout_rate > 0.0 and dropout_key is not None

@@ -20,8 +20,8 @@ ALIGN = 16  # key ranges start and end at multiples of this many slots (vector w
 
 def block_slots(length: int, max_unit: int | None) -> int:
     """Return how many queries a block holds; `length` means one block, the whole square."""
-    # Forward + backward against "dense" (float32, units of 20..max_unit slots, ms of CPU time, least
-    # of 10 interleaved, 2 cores AMD Zen 4):
+    # Forward + backward against "dense" (float32, units of 20..max_unit slots, ms of CPU time,
+    # least of 10 interleaved, 2 cores AMD Zen 4):
     #   B   L  H  K max_unit  dense | block 64  128  256  512
     #  16 256  6 64      128  131.7 |    116.0 115.7  95.4
     #  16 256  8 32      128  137.9 |     97.8  99.3  79.3

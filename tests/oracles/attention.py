@@ -1,0 +1,26 @@
+"""Attention inside units and its gradient, slot by slot, in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def packed_attention(q_BLHK, k_BLHK, v_BLHK, unit_BL, g_BLHK):
+    """Return the output, and the gradients of sum(g * output) for q, k and v."""
+    q, k, v, g = (np.asarray(x, np.float64) for x in (q_BLHK, k_BLHK, v_BLHK, g_BLHK))
+    out, dq, dk, dv = (np.zeros_like(q) for _ in range(4))
+    rows, length, heads, size = q.shape
+    for b in range(rows):
+        for h in range(heads):
+            for i in range(length):
+                seen = [j for j in range(length) if unit_BL[b, j] == unit_BL[b, i]]
+                sim = k[b, seen, h] @ q[b, i, h] / np.sqrt(size)
+                prob = np.exp(sim - sim.max())
+                prob /= prob.sum()
+                out[b, i, h] = prob @ v[b, seen, h]
+                dprob = v[b, seen, h] @ g[b, i, h]
+                dsim = prob * (dprob - prob @ dprob) / np.sqrt(size)
+                dq[b, i, h] = dsim @ k[b, seen, h]
+                dk[b, seen, h] += np.outer(dsim, q[b, i, h])
+                dv[b, seen, h] += np.outer(prob, g[b, i, h])
+    return out, dq, dk, dv
