@@ -28,9 +28,11 @@ def block_slots(length: int, max_unit: int | None) -> int:
     #   8 512  6 64      128  281.7 |    150.2 153.0 153.7 225.7
     #   8 512  8 32      128  312.8 |    123.7 130.0 140.5 227.6
     #   8 512  6 64      256  304.3 |    211.1 201.6 213.9 208.5
-    # So: one block where two would see nearly everything, else 128 (64 is no faster where it wins).
-    size = max(128, -(-length // 16))  # at most 16 blocks: they are unrolled
-    return size if len(_spans(length, size, max_unit)) > 2 else length
+    # So: one block where a band saves under a tenth, else 128 (64 is no faster where it wins).
+    block = max(128, -(-length // 16))  # at most 16 blocks: they are unrolled
+    seen = sum((stop - start) * (last - first) for start, stop, first, last in
+               _spans(length, block, max_unit))  # fmt: skip
+    return block if seen < 0.9 * length**2 else length
 
 
 def dropout_factor(key: Key, shape: tuple[int, ...], rate: float) -> Array:

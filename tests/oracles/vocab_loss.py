@@ -11,7 +11,7 @@ def vocab_cross_entropy(h_ND, table_VD, bias_V, target_N, weight_N):
     nll, correct = [], []
     dh_ND, dtable_VD, dbias_V = (np.zeros_like(x) for x in (h_ND, table_VD, bias_V))
     for n, target in enumerate(target_N):
-        logits = np.array([word @ h_ND[n] + bias for word, bias in zip(table_VD, bias_V)])
+        logits = np.array([word @ h_ND[n] for word in table_VD]) + bias_V
         exp = np.exp(logits - logits.max())
         prob = exp / exp.sum()
         nll.append(-np.log(prob[target]))
