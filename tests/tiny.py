@@ -44,7 +44,7 @@ def sentences(seed: int, num: int) -> list[str]:
 
 def write_tiny_dataset(folder: Path, num: int = 200) -> Path:
     """Write a prepared dataset of two pairs and one language, with a trained tokenizer and a held-out split."""
-    train_tokenizer(sentences(0, 800), folder.parent / "tokenizer", 110)
+    train_tokenizer(sentences(0, 800), folder.parent / "tokenizer", 76)
     tokenizer = load_tokenizer(folder.parent / "tokenizer")
 
     def texts(seed, count):
@@ -102,6 +102,8 @@ def run_entries(data: Path, **changes) -> dict:
             pair=dict(layout="joint", rows=8, row_length=64),
         ),
         objectives=dict(mlm=dict(), tlm=dict(weight=0.5)),
-        optimizer=dict(lr=1e-2, warmup_steps=2),
+        optimizer=dict(lr=1e-2, warmup_steps=2, clip_norm=1.0),
+        evaluate=dict(every=0, at_start=False, best="", tasks={}),
+        divergence=dict(factor=1.5, window=50),
     )
     return entries | changes

@@ -6,7 +6,7 @@ files never mention devices.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import flax.linen as nn
@@ -39,24 +39,25 @@ class MeshConfig:
     tensor: int = 1
 
 
-def make_mesh(cfg: MeshConfig) -> Mesh:
-    """Build the mesh over all devices.
+def make_mesh(cfg: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Build the mesh over all devices, or over those given.
 
     Raises: ConfigError where the axes do not multiply to the number of devices.
     """
-    devices = jax.device_count()
+    devices = jax.devices() if devices is None else list(devices)
+    num = len(devices)
     if cfg.fsdp < 1 or cfg.tensor < 1 or (cfg.data < 1 and cfg.data != -1):
         raise ConfigError(
             f"config.mesh={cfg}: need positive sizes; only data may be -1 (all that are left)"
         )
-    data = cfg.data if cfg.data > 0 else max(1, devices // (cfg.fsdp * cfg.tensor))
+    data = cfg.data if cfg.data > 0 else max(1, num // (cfg.fsdp * cfg.tensor))
     shape = (data, cfg.fsdp, cfg.tensor)
-    if data * cfg.fsdp * cfg.tensor != devices:
+    if data * cfg.fsdp * cfg.tensor != num:
         raise ConfigError(
             f"config.mesh asks for data x fsdp x tensor = {' x '.join(map(str, shape))} = {np.prod(shape)} "
-            f"devices, and there are {devices}. Set config.mesh.data=-1 and divide {devices} by fsdp x tensor."
+            f"devices, and there are {num}. Set config.mesh.data=-1 and divide {num} by fsdp x tensor."
         )
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3)
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
 def num_batch_shards(mesh: Mesh) -> int:

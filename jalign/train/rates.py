@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from jalign import plugin
 from jalign.data.pipeline import num_units, real_tokens, total_slots
@@ -35,15 +37,21 @@ class Rates:
         self.steps = self.tokens = self.slots = self.units = 0
 
     def next(self, batches: Iterator[dict]) -> dict:
-        """Wait for the next batch and count it: every process reads an equal share."""
+        """Wait for the next batch and count this process's part of it."""
         begin = time.perf_counter()
         batch = next(batches)
         self.wait_s += time.perf_counter() - begin
-        self.tokens += real_tokens(batch) * jax.process_count()
-        self.slots += total_slots(batch) * jax.process_count()
-        self.units += num_units(batch) * jax.process_count()
+        self.tokens += real_tokens(batch)
+        self.slots += total_slots(batch)
+        self.units += num_units(batch)
         self.steps += 1
         return batch
+
+    def _add_other_processes(self) -> None:
+        if jax.process_count() > 1:
+            mine = np.array([self.tokens, self.slots, self.units])
+            totals = multihost_utils.process_allgather(mine).sum(axis=0)
+            self.tokens, self.slots, self.units = (int(n) for n in totals)
 
     def pause(self, seconds: float) -> None:
         """Leave seconds (evaluation) out of the interval."""
@@ -56,6 +64,7 @@ class Rates:
             {n: (float(m.total), float(m.count)) for n, m in out.losses.items()},
         )
         extra = {n: float(m.total) / max(float(m.count), 1.0) for n, m in out.metrics.items()}
+        self._add_other_processes()
         seconds = max(time.perf_counter() - self.start - self.paused_s, 1e-9)
         step_s = seconds / self.steps
         predicted = sum(count for _, count in losses.values()) * self.steps / self.tokens

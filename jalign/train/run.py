@@ -7,7 +7,7 @@ step. Everything that can be wrong is found here, before anything compiles.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,15 +135,15 @@ def make_weight(weight: Weight, where: str) -> Callable[[jax.Array], jax.Array]:
     )
 
 
-def make_run(cfg: RunConfig) -> Run:
-    """Build a run. Raises: ConfigError (or ManifestError) that says what to type."""
+def make_run(cfg: RunConfig, devices: Sequence[jax.Device] | None = None) -> Run:
+    """Build a run on all devices, or on those given. Raises: ConfigError (or ManifestError) that says what to type."""
     manifest = read_manifest(cfg.data)
     tokenizer = load_tokenizer(Path(cfg.data) / "tokenizer")
     if tokenizer.sha256 != manifest.tokenizer_sha256:
         raise ConfigError(
             f"{cfg.data}/tokenizer is not the one this data was prepared with: prepare it again"
         )
-    mesh = mesh_lib.make_mesh(cfg.mesh)
+    mesh = mesh_lib.make_mesh(cfg.mesh, devices)
     encoder, encoder_cfg = _make_encoder(cfg, manifest, tokenizer, mesh)
     objectives, weights = _make_objectives(cfg, encoder)
     specials = Specials(tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)

@@ -1,0 +1,16 @@
+"""A tiny run for tests that start `jalign pretrain` as its own process."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.tiny import run_entries  # noqa: E402
+
+
+def get_config(data: str):
+    """Return the config of a run on the prepared dataset `data`."""
+    return ConfigDict(run_entries(Path(data), mesh=dict(data=-1, fsdp=1, tensor=1), accumulate=1))
