@@ -16,8 +16,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jalign.nn.attention_banded import banded_attention, dropout_factor
+from jalign.nn.attention_banded import banded_attention
 from jalign.nn.attention_flash import cudnn_attention, splash_attention
+from jalign.nn.dropout import keep_factor
 from jalign.types import Array, Key
 
 IMPLS = ("auto", "dense", "banded", "cudnn", "splash")
@@ -120,5 +121,5 @@ def _dense(
     sim_BHLL = jnp.where(same_BLL[:, None], sim_BHLL * q_BLHK.shape[3] ** -0.5, BIG_NEGATIVE)
     prob_BHLL = jax.nn.softmax(sim_BHLL)
     if key is not None:
-        prob_BHLL *= dropout_factor(key, prob_BHLL.shape, rate)
+        prob_BHLL *= keep_factor(key, prob_BHLL.shape, rate)
     return jnp.einsum("BHLM,BMHK->BLHK", prob_BHLL.astype(v_BLHK.dtype), v_BLHK)

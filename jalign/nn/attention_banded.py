@@ -8,10 +8,12 @@ not padded.
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jalign.nn.dropout import keep_factor
 from jalign.types import Array, Key
 
 BIG_NEGATIVE = -1e30  # finite, as in attention.py
@@ -33,16 +35,6 @@ def block_slots(length: int, max_unit: int | None) -> int:
     seen = sum((stop - start) * (last - first) for start, stop, first, last in
                _spans(length, block, max_unit))  # fmt: skip
     return block if seen < 0.9 * length**2 else length
-
-
-def dropout_factor(key: Key, shape: tuple[int, ...], rate: float) -> Array:
-    """Return float32 1 / (1 - rate) where kept and 0 where dropped.
-
-    16 random bits a value: threefry is the cost on CPU, and a rate rounded to 1/65,536 is enough.
-    """
-    threshold = round(rate * 65536)
-    keep = jax.random.bits(key, shape, jnp.uint16) >= threshold
-    return jnp.where(keep, 65536.0 / (65536 - threshold), 0.0)
 
 
 def banded_attention(
@@ -67,14 +59,8 @@ def banded_attention(
     # heads before slots, once: every matmul below is then in the form that XLA's CPU backend runs
     # at full speed
     q_BHLK, k_BHLK, v_BHLK = (x.transpose(0, 2, 1, 3) for x in (q_BLHK * scale, k_BLHK, v_BLHK))
-    shape = (*q_BHLK.shape[:2], length)
-    factors = []
-    for start, stop, first, last in _spans(length, block, max_unit):
-        if dropout_key is not None:
-            key = jax.random.fold_in(dropout_key, start)
-            size = (*shape[:2], stop - start, last - first)
-            factors.append(dropout_factor(key, size, dropout_rate).astype(v_BLHK.dtype))
-    out_BHLK = _attend(q_BHLK, k_BHLK, v_BHLK, unit_BL, tuple(factors), block, max_unit)
+    cut = _Cut(block, max_unit, dropout_rate if dropout_key is not None else 0.0)
+    out_BHLK = _attend(q_BHLK, k_BHLK, v_BHLK, unit_BL, dropout_key, cut)
     return out_BHLK.transpose(0, 2, 1, 3)
 
 
@@ -90,45 +76,61 @@ def _spans(length: int, block: int, max_unit: int | None) -> list[tuple[int, int
     return spans
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def _attend(q_BHLK, k_BHLK, v_BHLK, unit_BL, factors, block, max_unit):
-    return _forward(q_BHLK, k_BHLK, v_BHLK, unit_BL, factors, block, max_unit)[0]
+class _Cut(NamedTuple):
+    """What is static: queries a block holds, the longest unit, and the dropout rate."""
+
+    block: int
+    max_unit: int
+    rate: float
 
 
-def _forward(q_BHLK, k_BHLK, v_BHLK, unit_BL, factors, block, max_unit):
+def _dropped(x_BHCM: Array, key: Key | None, start: int, cut: _Cut) -> Array:
+    """Apply the dropout of the block at `start`: the same in both passes, so it is not stored."""
+    if key is None:
+        return x_BHCM
+    factor = keep_factor(jax.random.fold_in(key, start), x_BHCM.shape, cut.rate)
+    return (x_BHCM * factor).astype(x_BHCM.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _attend(q_BHLK, k_BHLK, v_BHLK, unit_BL, key, cut):
+    return _forward(q_BHLK, k_BHLK, v_BHLK, unit_BL, key, cut)[0]
+
+
+def _forward(q_BHLK, k_BHLK, v_BHLK, unit_BL, key, cut):
     outs, probs = [], []
-    for i, (start, stop, first, last) in enumerate(_spans(q_BHLK.shape[2], block, max_unit)):
+    for start, stop, first, last in _spans(q_BHLK.shape[2], cut.block, cut.max_unit):
         q_BHCK, k_BHMK = q_BHLK[:, :, start:stop], k_BHLK[:, :, first:last]
         sim_BHCM = _product("BHCK,BHMK->BHCM", q_BHCK, k_BHMK)
         same_BCM = unit_BL[:, start:stop, None] == unit_BL[:, None, first:last]
         sim_BHCM += jnp.where(same_BCM, 0.0, BIG_NEGATIVE)[:, None]
         prob_BHCM = jax.nn.softmax(sim_BHCM).astype(v_BHLK.dtype)  # f32 inside
         probs.append(prob_BHCM)
-        kept_BHCM = prob_BHCM * factors[i] if factors else prob_BHCM
+        kept_BHCM = _dropped(prob_BHCM, key, start, cut)
         outs.append(_product("BHCM,BHMK->BHCK", kept_BHCM, v_BHLK[:, :, first:last]))
     out_BHLK = jnp.concatenate(outs, axis=2).astype(q_BHLK.dtype)
-    return out_BHLK, (q_BHLK, k_BHLK, v_BHLK, out_BHLK, factors, probs)
+    return out_BHLK, (q_BHLK, k_BHLK, v_BHLK, out_BHLK, key, probs)
 
 
-def _backward(block, max_unit, saved, g_BHLK):
+def _backward(cut, saved, g_BHLK):
     """Give the gradients from the saved probabilities.
 
     dk and dv come transposed, [K, M]: with the large [C, M] factor on the right and untransposed,
     these two matmuls took 12 ms instead of 18 (B 16, L 256, H 6, K 64, one core).
     """
-    q_BHLK, k_BHLK, v_BHLK, out_BHLK, factors, probs = saved
+    q_BHLK, k_BHLK, v_BHLK, out_BHLK, key, probs = saved
     dot_BHL1 = _product("BHLK,BHLK->BHL", g_BHLK, out_BHLK)[..., None]
     q_BHKL, g_BHKL = q_BHLK.swapaxes(2, 3), g_BHLK.swapaxes(2, 3)
     dqs = []
     dk_BHKL = jnp.zeros(q_BHKL.shape, jnp.float32)
     dv_BHKL = jnp.zeros(q_BHKL.shape, jnp.float32)
-    for i, (start, stop, first, last) in enumerate(_spans(q_BHLK.shape[2], block, max_unit)):
+    spans = _spans(q_BHLK.shape[2], cut.block, cut.max_unit)
+    for prob_BHCM, (start, stop, first, last) in zip(probs, spans, strict=True):
         ours, theirs = slice(start, stop), slice(first, last)
         dprob_BHCM = _product("BHCK,BHMK->BHCM", g_BHLK[:, :, ours], v_BHLK[:, :, theirs])
-        kept_BHCM = probs[i]
-        if factors:
-            kept_BHCM, dprob_BHCM = kept_BHCM * factors[i], dprob_BHCM * factors[i]
-        dsim_BHCM = (probs[i] * (dprob_BHCM - dot_BHL1[:, :, ours])).astype(q_BHLK.dtype)
+        dprob_BHCM = _dropped(dprob_BHCM, key, start, cut)
+        dsim_BHCM = (prob_BHCM * (dprob_BHCM - dot_BHL1[:, :, ours])).astype(q_BHLK.dtype)
+        kept_BHCM = _dropped(prob_BHCM, key, start, cut)
         dqs.append(_product("BHCM,BHMK->BHCK", dsim_BHCM, k_BHLK[:, :, theirs]))
         dk_BHKM = _product("BHKC,BHCM->BHKM", q_BHKL[..., ours], dsim_BHCM)
         dv_BHKM = _product("BHKC,BHCM->BHKM", g_BHKL[..., ours], kept_BHCM)

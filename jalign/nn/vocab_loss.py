@@ -18,7 +18,7 @@ from jax import lax
 from jalign.types import Array
 
 METHODS = ("auto", "dense", "chunked")
-CHUNK = 8192  # words per piece
+CHUNK = 4096  # words per piece
 KEEP_BYTES = 256 * 2**20  # logits that the forward pass may leave to the backward pass
 
 
