@@ -1,4 +1,5 @@
-"""Pre-train a small multilingual encoder on two CPU cores, in minutes: MLM + TLM on eleven languages.
+"""Pre-train a small multilingual encoder on two CPU cores, in minutes: MLM + TLM on eleven
+languages.
 
 COMMAND  bash launch/quickstart.sh
 TIME     to be measured

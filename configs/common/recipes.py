@@ -1,4 +1,6 @@
-"""Pieces that configs share, as plain functions: encoder shapes, optimiser recipes, streams, evaluations."""
+"""Pieces that configs share, as plain functions: encoder shapes, optimiser recipes, streams,
+evaluations.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,9 @@ from ml_collections import ConfigDict
 
 
 def xlmr_base() -> dict:
-    """Shape of XLM-R base (Conneau et al. 2020, table 1): 270 M parameters with its 250,002 words."""
+    """Shape of XLM-R base (Conneau et al. 2020, table 1): 270 M parameters with its 250,002
+    words.
+    """
     return dict(
         family="bert",
         vocab_size=0,
@@ -77,7 +81,9 @@ def pair(rows: int, row_length: int, **changes) -> dict:
 
 
 def adamw(lr: float, warmup_steps: int, **changes) -> dict:
-    """AdamW as fairseq trains XLM-R: betas (0.9, 0.98), eps 1e-6, decay 0.01 but not on biases and norms."""
+    """AdamW as fairseq trains XLM-R: betas (0.9, 0.98), eps 1e-6, decay 0.01 but not on biases and
+    norms.
+    """
     return (
         dict(
             lr=lr,
@@ -106,5 +112,6 @@ def run(**entries) -> ConfigDict:
         mesh=dict(data=-1, fsdp=1, tensor=1),
         divergence=dict(factor=1.5, window=50),
     )
-    # An entry may be set to another type from the command line only where the config says so: ints become floats.
+    # An entry may be set to another type from the command line only where the config says so: ints
+    # become floats.
     return ConfigDict(defaults | entries, convert_dict=True)

@@ -1,7 +1,8 @@
 """Encode packed rows with a post-norm Transformer: BERT, mBERT, RoBERTa, XLM-R.
 
-In: packed fields (ids, position, attention units). Out: hidden states [B, L, D] of the last layer or of all layers;
-`transform` and `output` are the masked-LM head, its table tied to the input embeddings.
+In: packed fields (ids, position, attention units). Out: hidden states [B, L, D] of the last layer
+or of all layers; `transform` and `output` are the masked-LM head, its table tied to the input
+embeddings.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 class Config:
     """Shape of the encoder; the defaults are XLM-R base.
 
-    `first_position`: the table row of position 0 (XLM-R and RoBERTa: pad id + 1 = 2; BERT: 0). `dtype`: of the
-    compute, parameters are float32. `unroll`: layers per scan iteration, 0 for all of them. `remat`: recompute
-    each layer's activations in the backward pass.
+    `first_position`: the table row of position 0 (XLM-R and RoBERTa: pad id + 1 = 2; BERT: 0).
+    `dtype`: of the compute, parameters are float32. `unroll`: layers per scan iteration, 0 for all
+    of them. `remat`: recompute each layer's activations in the backward pass.
     """
 
     vocab_size: int = 250_002
@@ -64,8 +65,9 @@ class Config:
 def flops_per_token(cfg: Config, mean_unit: float, masked_frac: float) -> float:
     """Count the FLOPs of one training step (forward and backward) per real token.
 
-    6 per dense weight, 12 D per attended token and layer, 6 per word and hidden unit at the masked share of the
-    positions. Recomputation is not counted: this is the model's work, not the machine's.
+    6 per dense weight, 12 D per attended token and layer, 6 per word and hidden unit at the masked
+    share of the positions. Recomputation is not counted: this is the model's work, not the
+    machine's.
     """
     dense = cfg.layers * (4 * cfg.hidden**2 + 2 * cfg.hidden * cfg.mlp)
     attention = 2 * cfg.layers * cfg.hidden * mean_unit
@@ -121,7 +123,10 @@ class Layer(nn.Module):
 
 
 class Bert(nn.Module):
-    """The encoder with its tied masked-LM head. Dense layers run on slots flattened to [B x L, D]."""
+    """The encoder with its tied masked-LM head.
+
+    Dense layers run on slots flattened to [B x L, D].
+    """
 
     cfg: Config
 
@@ -169,7 +174,9 @@ class Bert(nn.Module):
         deterministic: bool = True,
         all_layers: bool = False,
     ) -> Array:
-        """Return the last layer's states [B, L, D], or with `all_layers` [1 + layers, B, L, D], embeddings first."""
+        """Return the last layer's states [B, L, D], or with `all_layers` [1 + layers, B, L, D],
+        embeddings first.
+        """
         cfg = self.cfg
         h_ND = self.embed(ids_BL, position_BL, deterministic=deterministic)
         layer = nn.remat(Layer, prevent_cse=False) if cfg.remat else Layer

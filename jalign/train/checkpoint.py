@@ -1,8 +1,8 @@
 """Save and restore a run: state and data cursor together, asynchronously, the last k and the best.
 
-In: a TrainState on any mesh. Out: `workdir/checkpoints/<step>` (the last k) and `workdir/best/<step>`. The data cursor is
-the step itself: batches are a pure function of it. Orbax writes to a temporary name and renames, so that a kill during a
-save leaves the previous step whole.
+In: a TrainState on any mesh. Out: `workdir/checkpoints/<step>` (the last k) and
+`workdir/best/<step>`. The data cursor is the step itself: batches are a pure function of it. Orbax
+writes to a temporary name and renames, so that a kill during a save leaves the previous step whole.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 
 from jalign.errors import ConfigError
@@ -34,7 +33,8 @@ class Checkpoints:
     def save(
         self, step: int, state: TrainState, meta: Mapping[str, Any], *, best: bool = False
     ) -> None:
-        """Start saving; returns once the arrays are copied. A step that is there already is left as it is.
+        """Start saving; returns once the arrays are copied. A step that is there already is left as
+        it is.
 
         Raises: whatever went wrong in the previous save: an asynchronous failure is never silent.
         """
@@ -64,8 +64,9 @@ class Checkpoints:
             state = self._last.restore(step, args=args)["state"]
         except ValueError as error:
             raise ConfigError(
-                f"checkpoint {step} does not fit this config (encoder, objectives or optimiser differ): "
-                f"{str(error)[:400]}\nUse the run's own config, or another --workdir."
+                f"checkpoint {step} does not fit this config (encoder, objectives or optimiser "
+                f"differ): {str(error)[:400]}\n"
+                "Use the run's own config, or another --workdir."
             ) from error
         return TrainState(**state)
 
@@ -97,17 +98,19 @@ def check_same_run(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
     """Compare a checkpoint's facts with this run's: what must be equal, and what merely changed.
 
     Returns: names of changed entries that may change (steps, mesh, learning rate, logging).
-    Raises: ConfigError where data, tokenizer, seed, streams, objectives or encoder differ: the run would not be a
-    continuation.
+    Raises: ConfigError where data, tokenizer, seed, streams, objectives or encoder differ: the run
+    would not be a continuation.
     """
     hints = {
-        "tokenizer_sha256": "the tokenizer is not the one of this run; prepare the data with the run's tokenizer",
+        "tokenizer_sha256": "the tokenizer is not the one of this run; "
+        "prepare the data with the run's tokenizer",
         "manifest_sha256": "the data is not what this run was trained on",
     }
     for name, hint in hints.items():
         if saved[name] != now[name]:
             raise ConfigError(
-                f"{name} was {saved[name][:12]} and is {now[name][:12]}: {hint}, or use another --workdir"
+                f"{name} was {saved[name][:12]} and is {now[name][:12]}: {hint}, or use another "
+                "--workdir"
             )
     before, after = json.loads(json.dumps(saved["config"])), json.loads(json.dumps(now["config"]))
     changed = sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))

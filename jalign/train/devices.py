@@ -23,9 +23,11 @@ PEAK_FLOPS = {
 
 
 def peak_flops() -> tuple[float, str]:
-    """Return the peak FLOP/s of all devices and where the number comes from; 0 where it is not known.
+    """Return the peak FLOP/s of all devices and where the number comes from; 0 where it is not
+    known.
 
-    A CPU's peak is its own float32 matrix product, measured here in a tenth of a second: simulated devices share it.
+    A CPU's peak is its own float32 matrix product, measured here in a tenth of a second: simulated
+    devices share it.
     """
     device = jax.devices()[0]
     if device.platform == "cpu":
@@ -53,7 +55,9 @@ def _seconds(call) -> float:
 
 
 def memory_mib() -> float:
-    """Return the memory in use, in MiB: peak of the fullest local device, or of this process on a CPU."""
+    """Return the memory in use, in MiB: peak of the fullest local device, or of this process on a
+    CPU.
+    """
     stats = [d.memory_stats() for d in jax.local_devices()]
     used = [s.get("peak_bytes_in_use", s.get("bytes_in_use", 0)) for s in stats if s]
     return (max(used) if used else psutil.Process().memory_info().rss) / 2**20

@@ -1,4 +1,6 @@
-"""Run the evaluations of a config when they are due, log their results, and know which step was best."""
+"""Run the evaluations of a config when they are due, log their results, and know which step was
+best.
+"""
 
 from __future__ import annotations
 
@@ -48,13 +50,18 @@ class Evaluator:
         return bool(self.tasks) and (step % self.cfg.every == 0 or step == self.steps)
 
     def catch_up(self, start: int, state: TrainState) -> None:
-        """Evaluate what is due at the start: the untrained model, or the step at which a kill cut evaluation off."""
+        """Evaluate what is due at the start: the untrained model, or the step at which a kill cut
+        evaluation off.
+        """
         wanted = self.cfg.at_start and bool(self.tasks) if start == 0 else self.is_due(start)
         if wanted and start not in self.history:
             self.run_all(start, state)
 
     def run_all(self, step: int, state: TrainState) -> bool:
-        """Evaluate and log; return whether this is the best so far. A stop that is asked for cuts it short."""
+        """Evaluate and log; return whether this is the best so far.
+
+        A stop that is asked for cuts it short.
+        """
         begin, results = time.perf_counter(), []
         for evaluate in self.tasks.values():
             for result in evaluate(state.params, state.aux):

@@ -1,6 +1,8 @@
-"""Speak: log lines and a progress bar on stderr, metrics.jsonl, results.jsonl and TensorBoard files.
+"""Speak: log lines and a progress bar on stderr, metrics.jsonl, results.jsonl and TensorBoard
+files.
 
-Only process 0 writes. A resumed run drops what it had logged after the checkpoint, so that every step stands once.
+Only process 0 writes. A resumed run drops what it had logged after the checkpoint, so that every
+step stands once.
 """
 
 from __future__ import annotations
@@ -36,9 +38,10 @@ def format_line(m: Mapping[str, Any], steps: int) -> str:
     )
     mfu = f"MFU {100 * m['mfu']:.0f} %" if m["mfu"] else "MFU unknown"
     return (
-        f"step {m['step']}/{steps} | loss {m['loss']:.3f} ({losses}) | {m['tokens_per_s']:,.0f} tokens/s | "
-        f"rows {100 * m['pack_efficiency']:.1f} % full | input wait {100 * m['input_wait_frac']:.1f} % | {mfu} | "
-        f"{m['memory_mib']:,.0f} MiB | {format_duration(m['time_left_s'])} left"
+        f"step {m['step']}/{steps} | loss {m['loss']:.3f} ({losses}) | {m['tokens_per_s']:,.0f} "
+        f"tokens/s | rows {100 * m['pack_efficiency']:.1f} % full | input wait "
+        f"{100 * m['input_wait_frac']:.1f} % | {mfu} | {m['memory_mib']:,.0f} MiB | "
+        f"{format_duration(m['time_left_s'])} left"
     )
 
 

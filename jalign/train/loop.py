@@ -1,7 +1,8 @@
 """Train: the loop, read top to bottom.
 
-In: a checked `Run` and a workdir. Out: checkpoints, metrics.jsonl, results.jsonl, TensorBoard files, and an exit code
-(0 done, 143 saved after SIGTERM; `Diverged` carries 4). Resumes by itself from the newest complete checkpoint.
+In: a checked `Run` and a workdir. Out: checkpoints, metrics.jsonl, results.jsonl, TensorBoard
+files, and an exit code (0 done, 143 saved after SIGTERM; `Diverged` carries 4). Resumes by itself
+from the newest complete checkpoint.
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ def _introduce(run: Run, log: Log, start: int, changed: list[str]) -> None:
     num_params = sum(math.prod(x.shape) for x in jax.tree.leaves(run.abstract.params))
     device = jax.devices()[0]
     log.say(
-        f"{cfg.name}: {num_params / 1e6:.1f} M parameters, mesh {dict(run.mesh.shape)} of {device.device_kind}, "
-        f"{jax.process_count()} process(es), {encoder.dtype}"
+        f"{cfg.name}: {num_params / 1e6:.1f} M parameters, mesh {dict(run.mesh.shape)} of "
+        f"{device.device_kind}, {jax.process_count()} process(es), {encoder.dtype}"
     )
     for name, stream in run.source.streams.items():
         layout, shares = (
@@ -84,10 +85,9 @@ def _introduce(run: Run, log: Log, start: int, changed: list[str]) -> None:
                 layout.max_unit,
             )
         log.say(
-            f"stream {name}: {layout.kind}, {cfg.streams[name].rows} rows of {layout.row_length}, attention {impl}, "
-            f"{sum(i.size for i in stream.index):,} examples of {len(shares)} sources ({top}"
-            + (", ..." if len(shares) > 4 else "")
-            + ")"
+            f"stream {name}: {layout.kind}, {cfg.streams[name].rows} rows of {layout.row_length}, "
+            f"attention {impl}, {sum(i.size for i in stream.index):,} examples of {len(shares)} "
+            f"sources ({top}" + (", ..." if len(shares) > 4 else "") + ")"
         )
         for what, counts in (
             ("longer than max_unit left out", stream.num_left_out),
@@ -103,7 +103,9 @@ def _introduce(run: Run, log: Log, start: int, changed: list[str]) -> None:
 
 
 def _compile(run: Run, state: TrainState, log: Log) -> Callable:
-    """Compile the step ahead of time, so that its cost is said once and never counted as training."""
+    """Compile the step ahead of time, so that its cost is said once and never counted as
+    training.
+    """
     begin = time.perf_counter()
     compiled = run.step.lower(state, run.put(run.source[0]), jax.random.key(run.cfg.seed)).compile()
     memory = compiled.memory_analysis()
@@ -157,7 +159,8 @@ def _loop(
             rates.pause(time.perf_counter() - begin)
     checkpoints.wait()
     log.say(
-        f"done: {cfg.steps} steps in {format_duration(time.perf_counter() - rates.run_start)}, in {workdir}"
+        f"done: {cfg.steps} steps in {format_duration(time.perf_counter() - rates.run_start)}, in "
+        f"{workdir}"
     )
     return 0
 

@@ -1,7 +1,7 @@
 """Lay the run out over devices: the mesh, the one table of rules, and who holds which rows.
 
-In: a mesh entry of a config (data, fsdp, tensor) and logical axis names on parameters. Out: shardings. Model and loss
-files never mention devices.
+In: a mesh entry of a config (data, fsdp, tensor) and logical axis names on parameters. Out:
+shardings. Model and loss files never mention devices.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from jalign.errors import ConfigError
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 
-# Logical axis of a parameter or activation -> mesh axis. Scale is this table and the mesh entry of the config.
+# Logical axis of a parameter or activation -> mesh axis. Scale is this table and the mesh entry of
+# the config.
 RULES = (
     ("batch", BATCH_AXES),
     ("vocab", "tensor"),
@@ -54,8 +55,9 @@ def make_mesh(cfg: MeshConfig, devices: Sequence[jax.Device] | None = None) -> M
     shape = (data, cfg.fsdp, cfg.tensor)
     if data * cfg.fsdp * cfg.tensor != num:
         raise ConfigError(
-            f"config.mesh asks for data x fsdp x tensor = {' x '.join(map(str, shape))} = {np.prod(shape)} "
-            f"devices, and there are {num}. Set config.mesh.data=-1 and divide {num} by fsdp x tensor."
+            f"config.mesh asks for data x fsdp x tensor = {' x '.join(map(str, shape))} = "
+            f"{np.prod(shape)} devices, and there are {num}. Set config.mesh.data=-1 and divide "
+            f"{num} by fsdp x tensor."
         )
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
@@ -76,7 +78,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def param_shardings(boxed, mesh: Mesh):
-    """Map the logical axes of (abstract) boxed parameters to shardings; an axis that does not divide stays whole."""
+    """Map the logical axes of (abstract) boxed parameters to shardings; an axis that does not
+    divide stays whole.
+    """
     specs = nn.logical_to_mesh(nn.get_partition_spec(boxed), RULES)
 
     def fit(leaf, spec):
@@ -98,8 +102,8 @@ def local_rows(mesh: Mesh, rows: int) -> tuple[int, int]:
     shards = num_batch_shards(mesh)
     if rows % shards:
         raise ConfigError(
-            f"a stream of {rows} rows does not divide over {shards} shards of the batch (data x fsdp): "
-            f"set its rows to a multiple of {shards}"
+            f"a stream of {rows} rows does not divide over {shards} shards of the batch (data x "
+            f"fsdp): set its rows to a multiple of {shards}"
         )
     slices = [
         index[0] for index in batch_sharding(mesh).addressable_devices_indices_map((rows,)).values()
@@ -112,7 +116,9 @@ def local_rows(mesh: Mesh, rows: int) -> tuple[int, int]:
 def put_batch(
     batch: Mapping[str, np.ndarray], mesh: Mesh, rows: int, begin: int = 0
 ) -> dict[str, jax.Array]:
-    """Put one stream's fields, of which this process holds the rows from `begin` on, on the devices."""
+    """Put one stream's fields, of which this process holds the rows from `begin` on, on the
+    devices.
+    """
     sharding = batch_sharding(mesh)
 
     def put(field: np.ndarray) -> jax.Array:

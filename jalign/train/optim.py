@@ -1,4 +1,6 @@
-"""Build the optimiser: AdamW with a schedule, clipping, and weight decay by ordered (regex, value) rules."""
+"""Build the optimiser: AdamW with a schedule, clipping, and weight decay by ordered (regex, value)
+rules.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,10 @@ SCHEDULES = ("linear", "cosine", "constant", "rsqrt")
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW and its schedule. The first rule whose pattern is found in a parameter's path gives its decay."""
+    """AdamW and its schedule.
+
+    The first rule whose pattern is found in a parameter's path gives its decay.
+    """
 
     lr: float = 1e-4
     schedule: str = "linear"
@@ -44,7 +49,8 @@ def make_schedule(cfg: OptimConfig, steps: int) -> optax.Schedule:
         )
     if cfg.warmup_steps > steps:
         raise ConfigError(
-            f"config.optimizer.warmup_steps={cfg.warmup_steps} is longer than config.steps={steps}: lower it"
+            f"config.optimizer.warmup_steps={cfg.warmup_steps} is longer than "
+            f"config.steps={steps}: lower it"
         )
     rest = max(steps - cfg.warmup_steps, 1)
     main = {
@@ -84,7 +90,8 @@ def decay_values(cfg: OptimConfig, params) -> dict[float, object]:
         if not was_used:
             names = [path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
             raise ConfigError(
-                f"rule {pattern!r} of config.optimizer.decay decides no parameter; paths look like {names[:4]}"
+                f"rule {pattern!r} of config.optimizer.decay decides no parameter; paths look like "
+                f"{names[:4]}"
             )
     return {
         v: jax.tree.map(lambda leaf, v=v: leaf == v, values)
@@ -93,7 +100,10 @@ def decay_values(cfg: OptimConfig, params) -> dict[float, object]:
 
 
 def make_optimizer(cfg: OptimConfig, steps: int, params) -> optax.GradientTransformation:
-    """Build AdamW for these (abstract) parameters. Gradients must come clipped: see `clip_scale`."""
+    """Build AdamW for these (abstract) parameters.
+
+    Gradients must come clipped: see `clip_scale`.
+    """
     decays = [
         optax.add_decayed_weights(v, mask) for v, mask in decay_values(cfg, params).items() if v
     ]
@@ -105,7 +115,9 @@ def make_optimizer(cfg: OptimConfig, steps: int, params) -> optax.GradientTransf
 
 
 def clip_scale(norm: jax.Array, clip_norm: float) -> jax.Array:
-    """Return the factor that clips gradients of global norm `norm` to `clip_norm` (0: no clipping)."""
+    """Return the factor that clips gradients of global norm `norm` to `clip_norm` (0: no
+    clipping).
+    """
     return (
         jax.numpy.minimum(1.0, clip_norm / jax.numpy.maximum(norm, 1e-12))
         if clip_norm

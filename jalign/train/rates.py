@@ -1,4 +1,6 @@
-"""Turn steps and waits into the figures of a log line: real tokens per second, input wait, MFU, time left."""
+"""Turn steps and waits into the figures of a log line: real tokens per second, input wait, MFU,
+time left.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,9 @@ class Rates:
         self.run, self.run_start = run, time.perf_counter()
         self.peak, source = peak_flops()
         self.definition = (
-            "MFU = analytic FLOPs of the real tokens (6 per weight, attention inside units, vocabulary at masked "
-            f"positions; nothing recomputed) / time / peak; peak {self.peak / 1e12:.2f} TFLOP/s: {source}"
+            "MFU = analytic FLOPs of the real tokens (6 per weight, attention inside units, "
+            "vocabulary at masked positions; nothing recomputed) / time / peak; peak "
+            f"{self.peak / 1e12:.2f} TFLOP/s: {source}"
         )
         self.family = plugin.load("encoders", run.cfg.encoder.get("family", "bert"))
         self._reset()

@@ -1,7 +1,8 @@
 """Hold a run's configuration as frozen dataclasses, and build from it what the loop needs.
 
-In: a `RunConfig` (the command line has turned the config file into it). Out: a `Run`: data, objectives, mesh, optimiser,
-step. Everything that can be wrong is found here, before anything compiles.
+In: a `RunConfig` (the command line has turned the config file into it). Out: a `Run`: data,
+objectives, mesh, optimiser, step. Everything that can be wrong is found here, before anything
+compiles.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ Weight = float | Mapping[str, Any]
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Evaluate every `every` steps (0: never), at step 0 if `at_start`; `best` names the score that keeps the best."""
+    """Evaluate every `every` steps (0: never), at step 0 if `at_start`; `best` names the score that
+    keeps the best.
+    """
 
     every: int = 0
     at_start: bool = False
@@ -44,7 +47,9 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class DivergenceConfig:
-    """Stop where the mean loss of `window` steps exceeds the lowest such mean by `factor` (0: never)."""
+    """Stop where the mean loss of `window` steps exceeds the lowest such mean by `factor` (0:
+    never).
+    """
 
     factor: float = 1.5
     window: int = 50
@@ -52,7 +57,11 @@ class DivergenceConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run. `objectives`: name -> its entries, `weight` (a number or a schedule) and optionally `kind`, its file."""
+    """One run.
+
+    `objectives`: name -> its entries, `weight` (a number or a schedule) and optionally `kind`, its
+    file.
+    """
 
     data: str
     steps: int
@@ -116,7 +125,8 @@ class Run:
 
 
 def make_weight(weight: Weight, where: str) -> Callable[[jax.Array], jax.Array]:
-    """Turn a number, or {begin, end, steps, delay}, into step -> weight: linear after `delay` steps.
+    """Turn a number, or {begin, end, steps, delay}, into step -> weight: linear after `delay`
+    steps.
 
     Raises: ConfigError for other entries.
     """
@@ -136,7 +146,10 @@ def make_weight(weight: Weight, where: str) -> Callable[[jax.Array], jax.Array]:
 
 
 def make_run(cfg: RunConfig, devices: Sequence[jax.Device] | None = None) -> Run:
-    """Build a run on all devices, or on those given. Raises: ConfigError (or ManifestError) that says what to type."""
+    """Build a run on all devices, or on those given.
+
+    Raises: ConfigError (or ManifestError) that says what to type.
+    """
     manifest = read_manifest(cfg.data)
     tokenizer = load_tokenizer(Path(cfg.data) / "tokenizer")
     if tokenizer.sha256 != manifest.tokenizer_sha256:
@@ -222,15 +235,16 @@ def _make_encoder(
     encoder_cfg = config.build(family.Config, entries, "config.encoder")
     if encoder_cfg.vocab_size < manifest.vocab_size:
         raise ConfigError(
-            f"config.encoder.vocab_size={encoder_cfg.vocab_size} is smaller than the tokenizer's {manifest.vocab_size}: "
-            "set it to 0 to take the tokenizer's"
+            f"config.encoder.vocab_size={encoder_cfg.vocab_size} is smaller than the tokenizer's "
+            f"{manifest.vocab_size}: set it to 0 to take the tokenizer's"
         )
     max_unit = {name: s.max_unit or s.row_length for name, s in cfg.streams.items()}
     for name, longest in max_unit.items():
         if longest > encoder_cfg.positions:
             raise ConfigError(
-                f"stream {name!r} has attention units of up to {longest} slots, and the encoder has "
-                f"{encoder_cfg.positions} positions: set config.streams.{name}.max_unit={encoder_cfg.positions}"
+                f"stream {name!r} has attention units of up to {longest} slots, and the encoder "
+                f"has {encoder_cfg.positions} positions: set "
+                f"config.streams.{name}.max_unit={encoder_cfg.positions}"
             )
     tokens = TokenIds(tokenizer.mask_id, tuple(tokenizer.special_ids))
     encoder = Encoder(family.make(encoder_cfg), tokens, mesh_lib.num_batch_shards(mesh), max_unit)
@@ -256,7 +270,8 @@ def _make_source(
     unread = sorted(set(cfg.streams) - read)
     if unread:
         raise ConfigError(
-            f"no objective reads stream {unread}: remove config.streams.{unread[0]}, or add an objective"
+            f"no objective reads stream {unread}: remove config.streams.{unread[0]}, or add an "
+            "objective"
         )
     rows = {name: s.rows for name, s in cfg.streams.items()}
     local = {name: mesh_lib.local_rows(mesh, n) for name, n in rows.items()}
@@ -264,8 +279,9 @@ def _make_source(
     for name, n in rows.items():
         if n % shards:
             raise ConfigError(
-                f"config.streams.{name}.rows={n} does not divide into {cfg.accumulate} microbatches on "
-                f"{mesh_lib.num_batch_shards(mesh)} shards: set it to a multiple of {shards}"
+                f"config.streams.{name}.rows={n} does not divide into {cfg.accumulate} "
+                f"microbatches on {mesh_lib.num_batch_shards(mesh)} shards: set it to a multiple "
+                f"of {shards}"
             )
     streams = {
         name: make_stream(manifest, specials, name, s, seed=cfg.seed)
@@ -277,7 +293,8 @@ def _make_source(
 def _state_shardings(shapes: TrainState, boxed, optimizer, mesh: Mesh) -> TrainState:
     params = mesh_lib.param_shardings(boxed, mesh)
     whole = mesh_lib.replicated(mesh)
-    # jit(opt.init) alone would put all moments on one device: they live where their parameter lives.
+    # jit(opt.init) alone would put all moments on one device: they live where their parameter
+    # lives.
     opt = optax.tree_map_params(
         optimizer, lambda _, s: s, shapes.opt, params, transform_non_params=lambda _: whole
     )

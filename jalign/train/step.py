@@ -1,7 +1,8 @@
 """Build the jitted train step: any mix of objectives, one optimiser step.
 
-In: objectives by name, weights, optimiser. Out: `step(state, batches, key) -> (state, StepOutput)`, pure. The keys are
-`fold_in(fold_in(seed, step), objective)`. A step whose loss or gradient is not finite changes nothing and says so.
+In: objectives by name, weights, optimiser. Out: `step(state, batches, key) -> (state, StepOutput)`,
+pure. The keys are `fold_in(fold_in(seed, step), objective)`. A step whose loss or gradient is not
+finite changes nothing and says so.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ NORMS = ("per_loss_mean", "global_count")
 class StepConfig:
     """How losses are put together.
 
-    `weights`: step -> weight of each objective. `norm`: "per_loss_mean" adds weight x mean of each loss;
-    "global_count" divides the weighted sum of all totals by the sum of all counts (fairseq, methods.md 1.4).
-    `accumulate`: microbatches per step.
+    `weights`: step -> weight of each objective. `norm`: "per_loss_mean" adds weight x mean of each
+    loss; "global_count" divides the weighted sum of all totals by the sum of all counts (fairseq,
+    methods.md 1.4). `accumulate`: microbatches per step.
     """
 
     weights: Mapping[str, Callable[[Array], Array]]
@@ -51,7 +52,9 @@ class StepOutput:
 
 
 def name_key(key: Key, name: str) -> Key:
-    """Fold a name into a key: an objective's randomness does not depend on which others run beside it."""
+    """Fold a name into a key: an objective's randomness does not depend on which others run beside
+    it.
+    """
     return jax.random.fold_in(key, zlib.crc32(name.encode()) & 0x7FFFFFFF)
 
 
@@ -66,19 +69,21 @@ def check_objectives(
         for stream in objective.streams:
             if stream not in fields:
                 raise ConfigError(
-                    f"objective {name!r} reads stream {stream!r}, and the config has {sorted(fields)}: add "
-                    f"config.streams.{stream} or set config.objectives.{name}.stream"
+                    f"objective {name!r} reads stream {stream!r}, and the config has "
+                    f"{sorted(fields)}: add config.streams.{stream} or set "
+                    f"config.objectives.{name}.stream"
                 )
             missing = set(objective.reads) - fields[stream]
             if missing:
                 raise ConfigError(
                     f"objective {name!r} reads {sorted(missing)}, but stream {stream!r} carries "
-                    f"{sorted(fields[stream])}; set config.objectives.{name}.stream to one that has them"
+                    f"{sorted(fields[stream])}; set config.objectives.{name}.stream to one that "
+                    "has them"
                 )
         if accumulate > 1 and not objective.splits:
             raise ConfigError(
-                f"objective {name!r} contrasts the whole batch, so config.accumulate={accumulate} would change it: "
-                "set config.accumulate=1"
+                f"objective {name!r} contrasts the whole batch, so config.accumulate={accumulate} "
+                "would change it: set config.accumulate=1"
             )
 
 
@@ -106,16 +111,20 @@ def _grads_at_once(
 
 
 def _split(batches: Batches, parts: int) -> Batches:
-    """Split rows into microbatches [parts, rows / parts, ...]: every parts-th row, so that shards keep theirs."""
+    """Split rows into microbatches [parts, rows / parts, ...]: every parts-th row, so that shards
+    keep theirs.
+    """
     return jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batches)
 
 
 def _grads_in_parts(
     objectives, cfg: StepConfig, state: TrainState, batches: Batches, key: Key, weights
 ):
-    """Accumulate sums over microbatches, objective by objective, and divide by the whole batch's counts at the end.
+    """Accumulate sums over microbatches, objective by objective, and divide by the whole batch's
+    counts at the end.
 
-    Equal to the big batch: the masks depend on rows only, and totals and counts are summed before dividing.
+    Equal to the big batch: the masks depend on rows only, and totals and counts are summed before
+    dividing.
     """
     parts = _split(batches, cfg.accumulate)
     grads, losses, sums = None, {}, {}
@@ -144,9 +153,8 @@ def _grads_in_parts(
     everything = sum(counts.values())
     for name in objectives:
         count = everything if cfg.norm == "global_count" else counts[name]
-        scaled = jax.tree.map(
-            lambda g, s=weights[name] / jnp.maximum(count, 1.0): g * s, sums[name]
-        )
+        scale = weights[name] / jnp.maximum(count, 1.0)
+        scaled = jax.tree.map(lambda g, s=scale: g * s, sums[name])
         grads = scaled if grads is None else jax.tree.map(jnp.add, grads, scaled)
     return grads, losses
 

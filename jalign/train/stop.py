@@ -33,7 +33,9 @@ class StopFlag:
         self.asked = True
 
     def agreed(self) -> bool:
-        """Say whether any process was asked; every process gets the same answer, so all stop at the same step."""
+        """Say whether any process was asked; every process gets the same answer, so all stop at the
+        same step.
+        """
         if jax.process_count() == 1:
             return self.asked
         return bool(np.max(multihost_utils.process_allgather(np.int32(self.asked))))

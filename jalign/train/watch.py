@@ -1,4 +1,6 @@
-"""Judge each step's outcome and stop a run that went wrong, naming the objective and the batch's records."""
+"""Judge each step's outcome and stop a run that went wrong, naming the objective and the batch's
+records.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,10 @@ class Watch:
         self.lowest = math.inf
 
     def check(self, step: int, out: StepOutput) -> None:
-        """Look at the outcome of the step that led to `step`. Raises: Diverged naming objective and records."""
+        """Look at the outcome of the step that led to `step`.
+
+        Raises: Diverged naming objective and records.
+        """
         loss = float(out.loss)
         if not bool(out.finite):
             bad = [n for n, m in out.losses.items() if not math.isfinite(float(m.total))]
@@ -54,6 +59,7 @@ class Watch:
             f"{name} {number}" for batch in records.values() for name, number in batch[:3]
         )
         raise Diverged(
-            f"step {step}: {what}. The parameters were left as before this step or in the last checkpoint. Records of "
-            f"its batch: {first}, ... (all in {path}). Lower config.optimizer.lr, or look at these records."
+            f"step {step}: {what}. The parameters were left as before this step or in the last "
+            f"checkpoint. Records of its batch: {first}, ... (all in {path}). Lower "
+            "config.optimizer.lr, or look at these records."
         )
