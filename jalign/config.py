@@ -1,6 +1,8 @@
-"""Turn nested mappings (from a config file and its flags) into frozen dataclasses, checking every key.
+"""Turn nested mappings (from a config file and its flags) into frozen dataclasses, checking every
+key.
 
-In: a mapping and a dataclass. Out: the dataclass, or a ConfigError that names the entry, what it got and what to type.
+In: a mapping and a dataclass. Out: the dataclass, or a ConfigError that names the entry, what it
+got and what to type.
 """
 
 from __future__ import annotations
@@ -16,10 +18,11 @@ from jalign.plugin import did_you_mean
 
 
 def build(cls: type, values: Mapping[str, Any], where: str = "config") -> Any:
-    """Build the dataclass `cls` from a mapping; nested dataclasses and mappings of them are built too.
+    """Build the dataclass `cls` from a mapping; nested dataclasses and mappings of them are built
+    too.
 
-    Raises: ConfigError for an unknown key (with did-you-mean), a missing one, a wrong type, or a value that the
-    dataclass refuses.
+    Raises: ConfigError for an unknown key (with did-you-mean), a missing one, a wrong type, or a
+    value that the dataclass refuses.
     """
     fields = {f.name: f for f in dataclasses.fields(cls)}
     hints = typing.get_type_hints(cls)
@@ -46,7 +49,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             return value
         if not isinstance(value, Mapping):
             raise ConfigError(
-                f"{where}={value!r}: need a section with {[f.name for f in dataclasses.fields(hint)]}"
+                f"{where}={value!r}: need a section with "
+                f"{[f.name for f in dataclasses.fields(hint)]}"
             )
         return build(hint, value, where)
     if origin in (typing.Union, types.UnionType):

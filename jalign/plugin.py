@@ -1,6 +1,7 @@
 """Turn a name in a config into the module of that name: no registry, no decorators.
 
-`load("objectives", "mlm")` imports `jalign/objectives/mlm.py`; an unknown name is a ValueError that lists what there is.
+`load("objectives", "mlm")` imports `jalign/objectives/mlm.py`; an unknown name is a ValueError that
+lists what there is.
 """
 
 from __future__ import annotations

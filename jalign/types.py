@@ -1,4 +1,5 @@
-"""Hold the central types: what a batch, a loss and an objective are, and the letters of array shapes.
+"""Hold the central types: what a batch, a loss and an objective are, and the letters of array
+shapes.
 
 Arrays end in their shape letters (`h_BLD`); scalars and pytrees have none.
 
@@ -32,7 +33,9 @@ Batches = Mapping[str, Batch]  # one batch per stream: "mono", "pair", "task"
 
 @struct.dataclass
 class Mean:
-    """A sum and its count, merged before dividing: padding, hosts and microbatches cannot bias it."""
+    """A sum and its count, merged before dividing: padding, hosts and microbatches cannot bias
+    it.
+    """
 
     total: Array
     count: Array
@@ -76,8 +79,9 @@ def keep_aux(aux: Aux, params: Params, carry: Any) -> Aux:
 class Objective(NamedTuple):
     """What `make(cfg, encoder)` of `objectives/<name>.py` returns.
 
-    `loss(params, aux, batches, key)` is pure and gets the batches of `streams`; `key=None` means evaluation.
-    `splits=False` says that its negatives are the whole batch: gradient accumulation may not split it.
+    `loss(params, aux, batches, key)` is pure and gets the batches of `streams`; `key=None` means
+    evaluation. `splits=False` says that its negatives are the whole batch: gradient accumulation
+    may not split it.
     """
 
     streams: tuple[str, ...]
@@ -90,7 +94,9 @@ class Objective(NamedTuple):
 
 
 class TokenIds(NamedTuple):
-    """What an objective must know of the tokenizer: the mask id and all special ids, never masked nor drawn."""
+    """What an objective must know of the tokenizer: the mask id and all special ids, never masked
+    nor drawn.
+    """
 
     mask: int
     specials: tuple[int, ...]
@@ -99,9 +105,10 @@ class TokenIds(NamedTuple):
 class Encoder(NamedTuple):
     """What every objective builds on: the Linen module and the static facts of the run around it.
 
-    `module` has the methods `__call__` (hidden states), `transform` (masked-LM transform) and `output` (table, bias).
-    `num_groups`: shards of the batch axis, so that gathering positions stays inside a shard. `max_unit`: longest
-    attention unit of each stream, for attention forms that profit from it.
+    `module` has the methods `__call__` (hidden states), `transform` (masked-LM transform) and
+    `output` (table, bias). `num_groups`: shards of the batch axis, so that gathering positions
+    stays inside a shard. `max_unit`: longest attention unit of each stream, for attention forms
+    that profit from it.
     """
 
     module: nn.Module
@@ -111,7 +118,9 @@ class Encoder(NamedTuple):
 
 
 class Result(NamedTuple):
-    """One score of an evaluation; `lang` is a language, a pair such as `en-de`, or `avg`; `n` its examples."""
+    """One score of an evaluation; `lang` is a language, a pair such as `en-de`, or `avg`; `n` its
+    examples.
+    """
 
     task: str
     lang: str
@@ -121,7 +130,9 @@ class Result(NamedTuple):
 
 
 class EvalSetting(NamedTuple):
-    """What an evaluation gets to work with; `put(batch, rows)` places a host batch on the run's devices."""
+    """What an evaluation gets to work with; `put(batch, rows)` places a host batch on the run's
+    devices.
+    """
 
     manifest: Any
     specials: Any

@@ -17,7 +17,10 @@ from jalign.errors import ConfigError, UserError
 
 
 def parse(flag_values: flags.FlagValues, command: str, argv: list[str]) -> None:
-    """Parse a command's arguments. Raises: UserError (exit code 2) for an unknown flag or a bad value."""
+    """Parse a command's arguments.
+
+    Raises: UserError (exit code 2) for an unknown flag or a bad value.
+    """
     flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=flag_values)
     try:
         rest = flag_values([command, *argv])
@@ -35,7 +38,8 @@ def parse(flag_values: flags.FlagValues, command: str, argv: list[str]) -> None:
         raise SystemExit(0)
     if len(rest) > 1:
         raise UserError(
-            f"jalign {command}: unexpected {rest[1:]}; every argument is a flag such as --workdir=DIR"
+            f"jalign {command}: unexpected {rest[1:]}; every argument is a flag such as "
+            "--workdir=DIR"
         )
 
 

@@ -1,7 +1,7 @@
 """Pre-train an encoder from a config into a workdir; resumes by itself.
 
-In: a prepared dataset and a config. Out: `--workdir` with checkpoints, metrics.jsonl, results.jsonl, TensorBoard files.
-Run the same command again after any interruption.
+In: a prepared dataset and a config. Out: `--workdir` with checkpoints, metrics.jsonl,
+results.jsonl, TensorBoard files. Run the same command again after any interruption.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Plan which examples share a row, from their lengths alone.
 
-In: for each part of a mixture the lengths of its examples, in slots. Out: rows of L slots, hundreds of thousands of
-examples a second at 0.99 and more of the slots used. Row i is a pure function of (lengths, shares, seed, i): rows come
-in windows of a fixed number, each window is planned by itself, and what is due in a window does not depend on the past.
+In: for each part of a mixture the lengths of its examples, in slots. Out: rows of L slots, hundreds
+of thousands of examples a second at 0.99 and more of the slots used. Row i is a pure function of
+(lengths, shares, seed, i): rows come in windows of a fixed number, each window is planned by
+itself, and what is due in a window does not depend on the past.
 """
 
 from __future__ import annotations
@@ -69,8 +70,9 @@ class Plan:
 class PackedRows:
     """An endless random-access sequence of packed rows over a mixture of parts.
 
-    Due draws visit every part without replacement, epoch after epoch; spare draws, an independent sequence, only fill
-    what room is left in a window. Due examples that find no room go to the next window.
+    Due draws visit every part without replacement, epoch after epoch; spare draws, an independent
+    sequence, only fill what room is left in a window. Due examples that find no room go to the next
+    window.
     """
 
     def __init__(
@@ -82,7 +84,9 @@ class PackedRows:
         row_length: int,
         seed: int,
     ) -> None:
-        """Calibrate the window: `lengths(part, examples)` gives slots, each between 1 and `row_length`."""
+        """Calibrate the window: `lengths(part, examples)` gives slots, each between 1 and
+        `row_length`.
+        """
         self.lengths, self.row_length, self.seed = lengths, row_length, seed
         self.due = Mixture(tuple(sizes), tuple(shares), seed, salt=0)
         self.spare = Mixture(tuple(sizes), tuple(shares), seed, salt=1)
@@ -109,7 +113,8 @@ class PackedRows:
             )
         rows = np.unique(Bins(length.size, self.row_length).place_all(length)).size
         self.mean_length = float(length.mean())
-        # A window never asks for more than one epoch, so that tiny corpora do not repeat inside a batch.
+        # A window never asks for more than one epoch, so that tiny corpora do not repeat inside a
+        # batch.
         self.window_rows = int(min(WINDOW_ROWS, max(1, rows)))
         num = self.window_rows * length.size / rows
         margin = max(0.01, SIGMAS * float(length.std()) / (self.mean_length * num**0.5))
@@ -118,7 +123,9 @@ class PackedRows:
         self.spare_per_window = 16 + int(2 * max(room, 0) / self.mean_length)
 
     def _pack_due(self, window: int) -> tuple[Bins, np.ndarray, np.ndarray, np.ndarray]:
-        """Pack what is due in a window, alone: (bins, part, example, row), row -1 where it must wait."""
+        """Pack what is due in a window, alone: (bins, part, example, row), row -1 where it must
+        wait.
+        """
         part, example = self.due.draws(window * self.due_per_window, self.due_per_window)
         bins = Bins(self.window_rows, self.row_length)
         row = bins.place_all(self._lengths_of(part, example))
@@ -157,7 +164,9 @@ class PackedRows:
         return self._shuffled(window, part, example, row, int((late_row < 0).sum()))
 
     def _shuffled(self, window, part, example, row, num_postponed) -> Plan:
-        """Undo the packer's order by length: shuffle the rows of the window and the examples of each row."""
+        """Undo the packer's order by length: shuffle the rows of the window and the examples of
+        each row.
+        """
         rng = np.random.default_rng(int(make_key(self.seed, 2, window)))
         row = np.where(row < 0, -1, rng.permutation(self.window_rows)[row])
         order = rng.permutation(row.size)

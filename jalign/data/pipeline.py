@@ -1,8 +1,8 @@
 """Load packed batches of all streams of a run: the next step's rows are ready before the step asks.
 
-In: a prepared dataset, what each stream wants, the rows that this process must supply. Out: an iterator of
-{stream: batch}, from any step on. Step s takes the rows [s B, s B + B) of each stream, whatever the number of processes:
-each one reads the slice that its devices hold.
+In: a prepared dataset, what each stream wants, the rows that this process must supply. Out: an
+iterator of {stream: batch}, from any step on. Step s takes the rows [s B, s B + B) of each stream,
+whatever the number of processes: each one reads the slice that its devices hold.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ FAR = 1 << 40  # a run may ask for this many steps
 class StreamConfig:
     """What one stream of a run wants.
 
-    `sources`: names from the manifest, empty for all. `pair_sides`: a single-text stream also reads each side of the
-    pairs as text. `alpha`: temperature exponent over languages or pairs. `rows`: rows of the global batch.
+    `sources`: names from the manifest, empty for all. `pair_sides`: a single-text stream also reads
+    each side of the pairs as text. `alpha`: temperature exponent over languages or pairs. `rows`:
+    rows of the global batch.
     """
 
     layout: str
@@ -49,7 +50,8 @@ def make_stream(
     seed: int = 0,
     once: bool = False,
 ) -> RowSource:
-    """Open the sources of a stream and plan its rows; `once` gives each example one time, for evaluation.
+    """Open the sources of a stream and plan its rows; `once` gives each example one time, for
+    evaluation.
 
     Raises: ValueError naming the stream, what the dataset has, and what to type.
     """
@@ -62,8 +64,8 @@ def make_stream(
         have = ", ".join(f"{s.stream}/{s.name}" for s in manifest.sources) or "nothing"
         raise ValueError(
             f"stream {name!r} (layout {cfg.layout!r}) finds no {split} data among its sources "
-            f"{list(cfg.sources) or 'all'}; {manifest.folder} has {have}. Set config.streams.{name}.sources, "
-            "or prepare a dataset that has them."
+            f"{list(cfg.sources) or 'all'}; {manifest.folder} has {have}. Set "
+            f"config.streams.{name}.sources, or prepare a dataset that has them."
         )
     layout = Layout(cfg.layout, cfg.row_length, cfg.max_unit or cfg.row_length, cfg.swap)
     salt = int.from_bytes(name.encode()[:7].ljust(7, b"\0"), "little")
@@ -108,7 +110,9 @@ class BatchSource:
         rows: Mapping[str, int],
         local: Mapping[str, tuple[int, int]] | None = None,
     ) -> None:
-        """`rows[s]`: rows of the global batch; `local[s]`: the [begin, end) of them that this process reads."""
+        """`rows[s]`: rows of the global batch; `local[s]`: the [begin, end) of them that this
+        process reads.
+        """
         self.streams, self.rows_per_step = streams, dict(rows)
         self.local = dict(local or {name: (0, n) for name, n in rows.items()})
 
@@ -127,7 +131,9 @@ class BatchSource:
         }
 
     def records(self, step: int) -> dict[str, list[tuple[str, int]]]:
-        """Name every record of a step's global batch, per stream: what to look at when a step goes wrong."""
+        """Name every record of a step's global batch, per stream: what to look at when a step goes
+        wrong.
+        """
         return {
             name: [
                 r
@@ -143,8 +149,8 @@ def load_batches(
 ) -> Iterator[dict]:
     """Iterate over the batches from `first_step` on, built ahead in the background by one thread.
 
-    One thread suffices: it delivers far more than a step consumes (benchmarks/loader.py), and more would only take
-    cores from a step that runs on the CPU.
+    One thread suffices: it delivers far more than a step consumes (benchmarks/loader.py), and more
+    would only take cores from a step that runs on the CPU.
     """
     dataset = grain.MapDataset.source(source)[first_step:]
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)

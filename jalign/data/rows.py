@@ -1,6 +1,7 @@
 """Fill packed rows with tokens: the three layouts of a stream.
 
-In: opened sources (token ids, memory-mapped) and a layout. Out: batches of the packed fields of architecture section 4.
+In: opened sources (token ids, memory-mapped) and a layout. Out: batches of the packed fields of
+architecture section 4.
 
 | layout | an example is | attention unit |
 | --- | --- | --- |
@@ -30,7 +31,8 @@ SIDE_SRC, SIDE_TRG = 1, 2
 class Part:
     """One part of a mixture: the sides of a source that make an example, and their language ids.
 
-    Parts of equal `langs` share one temperature weight: it is languages and pairs that are balanced, not files.
+    Parts of equal `langs` share one temperature weight: it is languages and pairs that are
+    balanced, not files.
     """
 
     name: str
@@ -42,9 +44,9 @@ class Part:
 class Layout:
     """How examples lie in rows.
 
-    `max_unit` is the longest attention unit, in slots (the encoder's positions bound it). A longer single text is
-    cut into equal pieces; a longer pair is left out and counted. `swap` puts the target side first in every other
-    visit (side ids keep their meaning: 1 is the source).
+    `max_unit` is the longest attention unit, in slots (the encoder's positions bound it). A longer
+    single text is cut into equal pieces; a longer pair is left out and counted. `swap` puts the
+    target side first in every other visit (side ids keep their meaning: 1 is the source).
     """
 
     kind: str
@@ -61,7 +63,9 @@ class Layout:
 
 
 class PartIndex:
-    """Which draws a part offers: each is (record, piece, number of pieces), or nothing where it cannot fit."""
+    """Which draws a part offers: each is (record, piece, number of pieces), or nothing where it
+    cannot fit.
+    """
 
     def __init__(self, part: Part, layout: Layout) -> None:
         """Measure every example of a part once, from the offsets alone."""
@@ -101,7 +105,9 @@ class PartIndex:
         return draw if self.records is None else self.records[draw]
 
     def spans(self, draw) -> list[tuple]:
-        """Return (begin, end) in the flat token arrays of each side, for one draw or an array of them."""
+        """Return (begin, end) in the flat token arrays of each side, for one draw or an array of
+        them.
+        """
         record = self.record(draw)
         spans = [(side.offsets[record], side.offsets[record + 1]) for side in self.part.sides]
         if self.layout.kind == "single" and self.records is not None:
@@ -125,7 +131,9 @@ class Specials:
 
 
 class RowSource:
-    """Random access to the packed rows of one stream: `rows(i, n)` is a batch of the rows [i, i + n)."""
+    """Random access to the packed rows of one stream: `rows(i, n)` is a batch of the rows
+    [i, i + n).
+    """
 
     fields = (*FIELDS, "row")
 
@@ -139,7 +147,8 @@ class RowSource:
         seed: int = 0,
         once: bool = False,
     ) -> None:
-        """Index the parts and plan the packing: endless and shuffled, or with `once` each example one time.
+        """Index the parts and plan the packing: endless and shuffled, or with `once` each example
+        one time.
 
         Raises: ValueError where nothing fits the layout.
         """
@@ -149,7 +158,8 @@ class RowSource:
         self.index = [i for i in indexed if i.size]
         if not self.index:
             raise ValueError(
-                f"no example of {[p.name for p in parts]} fits {layout}: raise max_unit or row_length"
+                f"no example of {[p.name for p in parts]} fits {layout}: raise max_unit or "
+                "row_length"
             )
         self.layout, self.specials, self.seed = layout, specials, seed
         self.shares = _shares(self.index, alpha)
@@ -173,7 +183,9 @@ class RowSource:
         ]
 
     def rows(self, first: int, num: int) -> dict[str, np.ndarray]:
-        """Return the packed fields of rows [first, first + num), int32 [num, L], and `row` int32 [num]."""
+        """Return the packed fields of rows [first, first + num), int32 [num, L], and `row` int32
+        [num].
+        """
         batch = {name: np.zeros((num, self.layout.row_length), np.int32) for name in FIELDS}
         batch["ids"][:] = self.specials.pad
         batch["word"][:] = -1

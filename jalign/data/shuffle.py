@@ -1,7 +1,8 @@
-"""Shuffle and mix without state: the k-th draw is a pure function of (seed, k), in O(1) time and memory.
+"""Shuffle and mix without state: the k-th draw is a pure function of (seed, k), in O(1) time and
+memory.
 
-In: sizes of the parts of a mixture. Out: for any window of draws, which example of which part. There is no epoch buffer
-and no iterator to save, so the data cursor of a run is one integer.
+In: sizes of the parts of a mixture. Out: for any window of draws, which example of which part.
+There is no epoch buffer and no iterator to save, so the data cursor of a run is one integer.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ def make_key(*parts: int | np.ndarray) -> np.ndarray:
 def permute(index: np.ndarray, size: int, key: np.ndarray) -> np.ndarray:
     """Map each index to its place under the random permutation of `range(size)` that its key names.
 
-    A Feistel network over the next power of four, walked until it lands inside (Black & Rogaway 2002): a
-    bijection for every key, evaluated at any point without ever holding the permutation.
+    A Feistel network over the next power of four, walked until it lands inside (Black & Rogaway
+    2002): a bijection for every key, evaluated at any point without ever holding the permutation.
     """
     half = np.uint64(max(1, (max(size - 1, 1).bit_length() + 1) // 2))
     low = np.uint64((1 << int(half)) - 1)
@@ -52,7 +53,9 @@ def permute(index: np.ndarray, size: int, key: np.ndarray) -> np.ndarray:
 
 
 def temperature_weights(counts: np.ndarray, alpha: float) -> np.ndarray:
-    """Return q_l proportional to p_l^alpha, p_l the share of counts (alpha 0.3: XLM-R; 0.7: XLM; 1: as they are)."""
+    """Return q_l proportional to p_l^alpha, p_l the share of counts (alpha 0.3: XLM-R; 0.7: XLM; 1:
+    as they are).
+    """
     counts = np.asarray(counts, np.float64)
     if counts.size == 0 or (counts <= 0).any():
         raise ValueError(
@@ -66,8 +69,9 @@ def temperature_weights(counts: np.ndarray, alpha: float) -> np.ndarray:
 class Mixture:
     """Parts with sizes and shares; `draws(k, n)` says what the draws [k, k + n) are.
 
-    Each part is visited without replacement, in a new order each epoch; after n draws every part has had its
-    share of n to within one draw. `salt` separates independent sequences under one seed.
+    Each part is visited without replacement, in a new order each epoch; after n draws every part
+    has had its share of n to within one draw. `salt` separates independent sequences under one
+    seed.
     """
 
     sizes: tuple[int, ...]
@@ -84,7 +88,8 @@ class Mixture:
     def draws(self, first: int, num: int) -> tuple[np.ndarray, np.ndarray]:
         """Return (part, example) of the draws [first, first + num), grouped by part.
 
-        Their number differs from `num` by less than the number of parts: shares are exact over time, not per call.
+        Their number differs from `num` by less than the number of parts: shares are exact over
+        time, not per call.
         """
         begin, end = self.count_before(first), self.count_before(first + num)
         parts, examples = [], []

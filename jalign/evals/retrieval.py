@@ -1,6 +1,8 @@
-"""Evaluate translation retrieval on held-out pairs: is a sentence's nearest neighbour its translation?
+"""Evaluate translation retrieval on held-out pairs: is a sentence's nearest neighbour its
+translation?
 
-Sentence vectors are means over the states of a layer. Both directions, every pair of languages, and their average.
+Sentence vectors are means over the states of a layer. Both directions, every pair of languages, and
+their average.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from jalign.types import EvalSetting, Params, Result
 
 @dataclass(frozen=True)
 class Config:
-    """`candidates`: the first so many held-out pairs of each language pair; `layer`: -1 is the last, 0 the embeddings."""
+    """`candidates`: the first so many held-out pairs of each language pair; `layer`: -1 is the
+    last, 0 the embeddings.
+    """
 
     candidates: int = 256
     layer: int = -1
@@ -29,7 +33,10 @@ class Config:
 
 
 def make(cfg: Config, setting: EvalSetting) -> Callable[[Params], Iterator[Result]]:
-    """Build `evaluate(params, aux)`, compiled once. Raises: ValueError where no pair has held-out data."""
+    """Build `evaluate(params, aux)`, compiled once.
+
+    Raises: ValueError where no pair has held-out data.
+    """
     layout = Layout("separate", cfg.row_length, cfg.row_length)
     sources: dict[str, RowSource] = {}
     for info in setting.manifest.sources:
@@ -38,7 +45,8 @@ def make(cfg: Config, setting: EvalSetting) -> Callable[[Params], Iterator[Resul
             sources[info.name] = RowSource([part], layout, setting.specials, once=True)
     if not sources:
         raise ValueError(
-            f"retrieval needs held-out pairs, and {setting.manifest.folder} has none: prepare with --heldout"
+            f"retrieval needs held-out pairs, and {setting.manifest.folder} has none: prepare with "
+            "--heldout"
         )
     num_units = 2 * max(
         len(s.packed.row(i)[0]) for s in sources.values() for i in range(s.packed.num_rows)

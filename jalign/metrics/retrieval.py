@@ -6,7 +6,8 @@ import numpy as np
 
 
 def retrieval_accuracy(src_ND: np.ndarray, trg_ND: np.ndarray) -> tuple[float, float]:
-    """Return the accuracy of nearest-neighbour search by cosine, (src -> trg, trg -> src); row i belongs to row i.
+    """Return the accuracy of nearest-neighbour search by cosine, (src -> trg, trg -> src); row i
+    belongs to row i.
 
     Raises: ValueError where the two sides differ in shape.
     Source: Artetxe & Schwenk 2019 (Tatoeba), without margin.

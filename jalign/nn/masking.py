@@ -11,7 +11,9 @@ from jalign.types import Array, Batch, Key, TokenIds
 
 
 class MaskRates(NamedTuple):
-    """The share of tokens selected; of these, the share masked and the share replaced (the rest is kept)."""
+    """The share of tokens selected; of these, the share masked and the share replaced (the rest is
+    kept).
+    """
 
     select: float = 0.15
     mask: float = 0.8
@@ -19,10 +21,11 @@ class MaskRates(NamedTuple):
 
 
 def select_tokens(key: Key, batch: Batch, rate: float) -> Array:
-    """Select each content token (side > 0, never a special one) independently with `rate`. Bool [B, L].
+    """Select each content token (side > 0, never a special one) independently with `rate`. Bool
+    [B, L].
 
-    Row by row from `fold_in(key, row)`: the choice depends on neither the batch's size nor its sharding, so gradient
-    accumulation and every mesh see the same masks.
+    Row by row from `fold_in(key, row)`: the choice depends on neither the batch's size nor its
+    sharding, so gradient accumulation and every mesh see the same masks.
     """
     length = batch["ids"].shape[1]
 
@@ -37,8 +40,8 @@ def corrupt(
 ) -> Array:
     """Return the ids with selected tokens masked, replaced by a random non-special id, or kept.
 
-    Source: Devlin et al. 2019, 3.1 (80/10/10); random ids are uniform over the vocabulary without its special tokens,
-    as in fairseq.
+    Source: Devlin et al. 2019, 3.1 (80/10/10); random ids are uniform over the vocabulary without
+    its special tokens, as in fairseq.
     """
     length = batch["ids"].shape[1]
 

@@ -10,8 +10,8 @@ from jalign.types import Array, Batch
 def unit_ids(batch: Batch) -> Array:
     """Number the attention units of each row 1, 2, ... in order; padding is 0. Int32 [B, L].
 
-    A unit starts where `position` is 0, which holds for every layout: a joint example counts on through its second
-    side, separate sides start again.
+    A unit starts where `position` is 0, which holds for every layout: a joint example counts on
+    through its second side, separate sides start again.
     """
     real_BL = batch["example"] > 0
     start_BL = real_BL & (batch["position"] == 0)
@@ -19,7 +19,8 @@ def unit_ids(batch: Batch) -> Array:
 
 
 def unit_means(h_BLD: Array, unit_BL: Array, num_units: int) -> Array:
-    """Average the hidden states of each unit, its special tokens included: float32 [B, num_units, D].
+    """Average the hidden states of each unit, its special tokens included: float32
+    [B, num_units, D].
 
     Column u is unit u + 1; rows with fewer units give zeros there.
     """

@@ -1,7 +1,8 @@
 """Masked language modelling on packed rows: mask on the device, predict only the masked positions.
 
-Reads a stream of texts; `tlm.py` is the same loss on joint pairs. Source: Devlin et al. 2019 (80/10/10), Conneau &
-Lample 2019 (TLM). Differs: selection is independent per token, as in fairseq, not a fixed number per sentence.
+Reads a stream of texts; `tlm.py` is the same loss on joint pairs. Source: Devlin et al. 2019
+(80/10/10), Conneau & Lample 2019 (TLM). Differs: selection is independent per token, as in fairseq,
+not a fixed number per sentence.
 """
 
 from __future__ import annotations
@@ -89,7 +90,9 @@ def masked_lm(cfg: Config, encoder: Encoder) -> Callable[[Params, Batch, Key | N
 
 
 def _within_cap(wanted_BL, cap: int, num_groups: int):
-    """Keep the selected tokens that the gather has room for: the rest stays unmasked, and is counted."""
+    """Keep the selected tokens that the gather has room for: the rest stays unmasked, and is
+    counted.
+    """
     wanted_GN = wanted_BL.reshape(num_groups, -1)
     return (wanted_GN & (jnp.cumsum(wanted_GN, axis=1) <= cap)).reshape(wanted_BL.shape)
 

@@ -1,7 +1,8 @@
-"""Translation language modelling: MLM on joint pairs, so that a masked word can be read off its translation.
+"""Translation language modelling: MLM on joint pairs, so that a masked word can be read off its
+translation.
 
-Reads a stream with the joint layout `<s> src </s> trg </s>`, no position reset and no language embedding (the XLM-R
-form). Source: Conneau & Lample 2019, section 3.3.
+Reads a stream with the joint layout `<s> src </s> trg </s>`, no position reset and no language
+embedding (the XLM-R form). Source: Conneau & Lample 2019, section 3.3.
 """
 
 from __future__ import annotations
