@@ -1,4 +1,6 @@
-"""Tiny real things that tests share: a dataset in memory, an encoder, a run; nothing here stands in for our code."""
+"""Tiny real things that tests share: a dataset in memory, an encoder, a run; nothing here stands in
+for our code.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def sentences(seed: int, num: int) -> list[str]:
 
 
 def write_tiny_dataset(folder: Path, num: int = 200) -> Path:
-    """Write a prepared dataset of two pairs and one language, with a trained tokenizer and a held-out split."""
+    """Write a prepared dataset of two pairs and one language, with a trained tokenizer and a
+    held-out split.
+    """
     train_tokenizer(sentences(0, 800), folder.parent / "tokenizer", 76)
     tokenizer = load_tokenizer(folder.parent / "tokenizer")
 

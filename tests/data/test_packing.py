@@ -1,4 +1,6 @@
-"""Packing: rows never overflow, every example comes once per epoch, row i depends on nothing but i."""
+"""Packing: rows never overflow, every example comes once per epoch, row i depends on nothing
+but i.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ def packed():
 
 def test_bins_fill_the_fullest_row_that_has_room():
     bins = Bins(3, 10)
-    # longest first: 7 and 6 open rows 0 and 1; 4 fits row 1 exactly; 3 fits row 0 exactly; 8 opens row 2
+    # longest first: 7 and 6 open rows 0 and 1; 4 fits row 1 exactly; 3 fits row 0 exactly; 8 opens
+    # row 2
     rows = bins.place_all(np.array([3, 7, 6, 4, 8]))
     assert rows[1] == rows[0] and rows[2] == rows[3] and rows[4] not in (rows[1], rows[2])
     assert bins.place(3) == -1 and bins.place(2) == rows[4]

@@ -1,4 +1,6 @@
-"""Packed rows: the fields of all three layouts, by hand and by invariants, and the pipeline around them."""
+"""Packed rows: the fields of all three layouts, by hand and by invariants, and the pipeline around
+them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Shuffling and mixing without state: permutations are bijections, shares are exact, draws depend on nothing else."""
+"""Shuffling and mixing without state: permutations are bijections, shares are exact, draws depend
+on nothing else.
+"""
 
 from __future__ import annotations
 

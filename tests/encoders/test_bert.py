@@ -1,4 +1,6 @@
-"""The encoder equals Hugging Face's XLM-R in PyTorch, and packing does not change a token's state."""
+"""The encoder equals Hugging Face's XLM-R in PyTorch, and packing does not change a token's
+state.
+"""
 
 from __future__ import annotations
 
@@ -184,7 +186,8 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_parameters(both):
 
 def test_flops_equal_the_hand_count():
     cfg = bert.Config(vocab_size=100, hidden=4, layers=2, heads=2, mlp=8)
-    # dense weights 2 (4 x 16 + 2 x 32) = 256; attention 2 x 2 x 4 x 10 = 160; head 0.5 (16 + 400) = 208
+    # dense weights 2 (4 x 16 + 2 x 32) = 256; attention 2 x 2 x 4 x 10 = 160; head 0.5 (16 + 400)
+    # = 208
     assert bert.flops_per_token(cfg, mean_unit=10, masked_frac=0.5) == 6 * (256 + 160 + 208)
 
 

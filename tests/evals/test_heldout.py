@@ -1,4 +1,6 @@
-"""Evaluations during a run: every held-out example once, the same at every call, retrieval on real states."""
+"""Evaluations during a run: every held-out example once, the same at every call, retrieval on real
+states.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ def test_retrieval_scores_both_directions_and_their_average(run):
 
 
 def test_retrieval_finds_identical_sentences(run):
-    """A sentence is its own nearest neighbour: the states of both sides must reach the right rows."""
+    """A sentence is its own nearest neighbour: the states of both sides must reach the right
+    rows.
+    """
     manifest, info = run.manifest, next(s for s in run.manifest.sources if s.name == "en-de")
     source = retrieval._first(manifest, "en-de", 30)
     twins = type(source)(source.name, (source.sides[0], source.sides[0]), source.langs)

@@ -1,4 +1,6 @@
-"""Masking: the statistics of methods.md 10.1, never a special token, and the same masks however the batch is cut."""
+"""Masking: the statistics of methods.md 10.1, never a special token, and the same masks however the
+batch is cut.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The run as its user meets it: `jalign pretrain` as a process, killed, stopped, resumed, diverging."""
+"""The run as its user meets it: `jalign pretrain` as a process, killed, stopped, resumed,
+diverging.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The step: meshes agree, accumulation equals the big batch, weights and norms, a bad step changes nothing."""
+"""The step: meshes agree, accumulation equals the big batch, weights and norms, a bad step changes
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,10 @@ def test_every_mesh_gives_the_losses_of_one_device(data, one_device, mesh):
 
 
 def test_losses_are_golden(one_device):
-    """Three steps of a tiny run. A change means that data order, masks, initialisation, model or optimiser changed."""
+    """Three steps of a tiny run.
+
+    A change means that data order, masks, initialisation, model or optimiser changed.
+    """
     losses = [float(out.loss) for out in one_device[0]]
     np.testing.assert_allclose(losses, GOLDEN, rtol=2e-5)
 
