@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jalign.nn.dropout import keep_factor
 from jalign.types import Array, Key
 
 INIT_STD = 0.02
@@ -19,7 +20,7 @@ def sharded(init, *axes: str | None):
 
 
 class Dense(nn.Module):
-    """Multiply the last axis by a kernel [in, *out] and add a bias, in `dtype` with float32 parameters."""
+    """Multiply the last axis by a kernel [in, *out] and add a bias; float32 parameters, any compute dtype."""
 
     out: Sequence[int]
     axes: Sequence[str | None]
@@ -58,12 +59,7 @@ class LayerNorm(nn.Module):
 
 
 def dropout(x: Array, rate: float, key: Key | None) -> Array:
-    """Zero each entry with `rate` and scale the rest; `key=None` or rate 0 returns x.
-
-    16-bit random numbers: threefry's 32-bit ones cost 14 % of a CPU step, and 1/65536 is fine enough for a rate.
-    """
+    """Zero each entry with `rate` and scale the rest; `key=None` or rate 0 returns x."""
     if key is None or rate == 0.0:
         return x
-    threshold = round(rate * 65536)
-    keep = jax.random.bits(key, x.shape, jnp.uint16) >= threshold
-    return jnp.where(keep, x * (65536 / (65536 - threshold)), 0).astype(x.dtype)
+    return (x * keep_factor(key, x.shape, rate)).astype(x.dtype)
