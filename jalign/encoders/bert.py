@@ -25,8 +25,9 @@ class Config:
     """Shape of the encoder; the defaults are XLM-R base.
 
     `first_position`: the table row of position 0 (XLM-R and RoBERTa: pad id + 1 = 2; BERT: 0).
-    `dtype`: of the compute, parameters are float32. `unroll`: layers per scan iteration, 0 for all
-    of them. `remat`: recompute each layer's activations in the backward pass.
+    `dtype`: of the compute, parameters are float32. `init_std`: of the embeddings. `unroll`: layers
+    per scan iteration, 0 for all of them. `remat`: recompute each layer's activations in the
+    backward pass.
     """
 
     vocab_size: int = 250_002
@@ -44,6 +45,7 @@ class Config:
     attention: str = "auto"
     remat: bool = False
     unroll: int = 1
+    init_std: float = INIT_STD
 
     def __post_init__(self) -> None:
         """Check the shape. Raises: ValueError naming the entry and what it needs."""
@@ -132,7 +134,7 @@ class Bert(nn.Module):
 
     def setup(self) -> None:
         """Declare embeddings and head; the layers are declared where they run."""
-        cfg, normal = self.cfg, nn.initializers.normal(INIT_STD)
+        cfg, normal = self.cfg, nn.initializers.normal(self.cfg.init_std)
         self.word_embeddings = self.param(
             "word_embeddings", sharded(normal, "vocab", "embed"), (cfg.vocab_size, cfg.hidden)
         )
@@ -219,3 +221,8 @@ def init_params(module: Bert, key: jax.Array):
     """Draw the parameters, boxed with their logical axes (see `train/mesh.py`)."""
     one = jnp.zeros((1, 4), jnp.int32)
     return module.init(key, one, one, one + 1, method=module.initialise)["params"]
+
+
+def with_output_bias(params, bias_V: Array):
+    """Return the parameters with the output bias set to `bias_V` (see `RunConfig.count_rows`)."""
+    return params | {"head_bias": bias_V}

@@ -20,7 +20,7 @@ def sharded(init, *axes: str | None):
 
 
 class Dense(nn.Module):
-    """Multiply the last axis by a kernel [in, *out] and add a bias; float32 parameters, any compute dtype."""
+    """Multiply the last axis by a kernel [in, *out] and add a bias, computed in `dtype`."""
 
     out: Sequence[int]
     axes: Sequence[str | None]

@@ -16,6 +16,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -60,7 +61,8 @@ class RunConfig:
     """One run.
 
     `objectives`: name -> its entries, `weight` (a number or a schedule) and optionally `kind`, its
-    file.
+    file. `count_rows`: start the output bias at the log frequency of the words in so many rows of
+    each stream (0: at zero), so that a short run need not learn frequencies first.
     """
 
     data: str
@@ -75,6 +77,7 @@ class RunConfig:
     log_every: int = 50
     checkpoint_every: int = 1000
     keep: int = 3
+    count_rows: int = 0
     optimizer: OptimConfig = OptimConfig()
     mesh: mesh_lib.MeshConfig = mesh_lib.MeshConfig()
     evaluate: EvalConfig = EvalConfig()
@@ -164,8 +167,9 @@ def make_run(cfg: RunConfig, devices: Sequence[jax.Device] | None = None) -> Run
     fields = {name: set(source.streams[name].fields) for name in cfg.streams}
     check_objectives(objectives, fields, cfg.accumulate)
 
+    family = plugin.load("encoders", cfg.encoder.get("family", "bert"))
+
     def init_boxed(key):
-        family = plugin.load("encoders", cfg.encoder.get("family", "bert"))
         params = {"encoder": family.init_params(encoder.module, key)}
         sample = jnp.zeros((1, encoder_cfg.hidden))  # heads take hidden states
         for objective in objectives.values():
@@ -177,10 +181,19 @@ def make_run(cfg: RunConfig, devices: Sequence[jax.Device] | None = None) -> Run
     boxed = jax.eval_shape(init_boxed, key)
     optimizer = make_optimizer(cfg.optimizer, cfg.steps, nn.unbox(boxed))
 
-    def init_state(key) -> TrainState:
+    def init_state(key, bias_V=None) -> TrainState:
         params = nn.unbox(init_boxed(key))
+        if bias_V is not None:
+            params["encoder"] = family.with_output_bias(params["encoder"], bias_V)
         aux = {name: o.init_aux(params) for name, o in objectives.items()}
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), aux)
+
+    def first_bias():
+        return (
+            log_frequency(source, cfg.count_rows, encoder_cfg.vocab_size)
+            if cfg.count_rows
+            else None
+        )
 
     shardings = _state_shardings(jax.eval_shape(init_state, key), boxed, optimizer, mesh)
     step_cfg = StepConfig(
@@ -220,9 +233,18 @@ def make_run(cfg: RunConfig, devices: Sequence[jax.Device] | None = None) -> Run
         optimizer,
         step,
         abstract,
-        lambda: jax.jit(init_state, out_shardings=shardings)(key),
+        lambda: jax.jit(init_state, out_shardings=shardings)(key, first_bias()),
         setting,
     )
+
+
+def log_frequency(source: BatchSource, num_rows: int, vocab_size: int) -> np.ndarray:
+    """Count words in the first rows of every stream; return log((n + 1) / total), float32 [V]."""
+    count_V = np.ones(vocab_size)
+    for stream in source.streams.values():
+        batch = stream.rows(0, num_rows)
+        count_V += np.bincount(batch["ids"][batch["side"] > 0], minlength=vocab_size)
+    return np.log(count_V / count_V.sum()).astype(np.float32)
 
 
 def _make_encoder(
