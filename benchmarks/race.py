@@ -21,9 +21,13 @@ from pathlib import Path
 
 import psutil
 
+from jalign.cli._memory import TUNABLES
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 LIBRARIES = ("jax", "flax", "optax", "torch", "transformers", "numpy", "grain")
+# The allocator that `jalign pretrain` asks for, for every competitor alike.
+ALLOCATOR = ":".join(f"{name}={value}" for name, value in TUNABLES.items())
 QUIET = 0.1  # a step counts as undisturbed while other processes use less than this many cores
 
 
@@ -82,6 +86,7 @@ def run_turn(competitor: Competitor) -> dict:
     done = subprocess.run(
         [sys.executable, *competitor.args],
         cwd=ROOT,
+        env={"GLIBC_TUNABLES": ALLOCATOR} | os.environ,
         capture_output=True,
         text=True,
         check=False,

@@ -4,10 +4,10 @@ COMMAND  jalign pretrain --config=configs/xlmr_base.py --config.data=DATA --work
          (`:small`, the same recipe on two CPU cores: --config=configs/xlmr_base.py:small)
 TIME     not run at full size by us: the step compiles (tests), a pod was not at hand
 RESULT   none claimed; the published XLM-R base is a reference for the recipe, not our number
-SOURCE   shape and masking: Conneau et al. 2020 (XLM-R), table 1 and section 4. Language sampling: alpha 0.3.
-         Optimiser: RoBERTa/XLM-R in fairseq: Adam (0.9, 0.98), eps 1e-6, decay 0.01, clip 1.0, linear
-         decay. TLM and its data weight: InfoXLM's MLM + TLM baseline (lr 2e-4, warm-up 10,000, batch 2,048
-         of each stream): 2,048 rows of 512, where a row holds as many pairs as fit.
+SOURCE   shape, masking: Conneau et al. 2020 (XLM-R), table 1, section 4; languages with alpha 0.3.
+         Optimiser: RoBERTa and XLM-R in fairseq: Adam (0.9, 0.98), eps 1e-6, decay 0.01, clip 1.0,
+         linear decay. TLM: InfoXLM's MLM + TLM (lr 2e-4, warm-up 10,000, batches of 2,048 of each):
+         here 2,048 rows of 512, and a row holds as many pairs as fit.
 """
 
 from __future__ import annotations

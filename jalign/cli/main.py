@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from jalign import cli, plugin
+from jalign.cli._memory import use_huge_pages
 from jalign.errors import UserError
 
 USAGE = """usage: jalign COMMAND [--flag=value …]
@@ -93,4 +94,6 @@ def main(argv: list[str]) -> int:
 
 def run() -> None:
     """Run as the console script `jalign`."""
+    if sys.argv[1:2] == ["pretrain"]:
+        use_huge_pages()
     sys.exit(main(sys.argv[1:]))
