@@ -20,7 +20,7 @@ TUNABLES = {
 
 
 def use_huge_pages() -> None:
-    """Start this process again, under the same id, with the allocator set; only glibc has these settings.
+    """Start this process again, under the same id, with the allocator set; glibc alone has it.
 
     A GLIBC_TUNABLES that the user has set (even to nothing) is left alone, and nothing happens.
     """
