@@ -39,7 +39,7 @@ class Settings:
     num_steps: int = 4
     threads: int = 2
     seed: int = 0
-    unroll: bool = False
+    unroll: bool = True
     data: tuple[str, ...] = ()
     tokenizer: str = ""
 
