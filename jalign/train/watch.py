@@ -37,13 +37,14 @@ class Watch:
                 else "losses are finite, their gradient is not"
             )
             self._stop(step, f"{what} (loss {loss}, gradient norm {float(out.grad_norm)})")
-        self.recent.append(loss)
+        # Unweighted: a weight that rises on schedule is no divergence.
+        means = {n: float(m.total) / max(float(m.count), 1) for n, m in out.losses.items()}
+        self.recent.append(sum(means.values()))
         if len(self.recent) < self.recent.maxlen or not self.run.cfg.divergence.factor:
             return
         mean = sum(self.recent) / len(self.recent)
         self.lowest = min(self.lowest, mean)
         if mean > self.run.cfg.divergence.factor * self.lowest:
-            means = {n: float(m.total) / max(float(m.count), 1) for n, m in out.losses.items()}
             worst = max(means, key=means.get)
             self._stop(
                 step,
@@ -59,7 +60,7 @@ class Watch:
             f"{name} {number}" for batch in records.values() for name, number in batch[:3]
         )
         raise Diverged(
-            f"step {step}: {what}. The parameters were left as before this step or in the last "
-            f"checkpoint. Records of its batch: {first}, ... (all in {path}). Lower "
+            f"step {step}: {what}. The last checkpoint is from before it. "
+            f"Records of its batch: {first}, ... (all in {path}). Lower "
             "config.optimizer.lr, or look at these records."
         )
