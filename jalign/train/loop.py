@@ -1,14 +1,15 @@
 """Train: the loop, read top to bottom.
 
 In: a checked `Run` and a workdir. Out: checkpoints, metrics.jsonl, results.jsonl, TensorBoard
-files, and an exit code (0 done, 143 saved after SIGTERM; `Diverged` carries 4). Resumes by itself
-from the newest complete checkpoint.
+files, and an exit code: 0 done, 143 saved after SIGTERM, 130 after Ctrl-C; `Diverged` carries 4.
+Resumes by itself from the newest complete checkpoint.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,7 @@ from jalign.train.stop import StopFlag
 from jalign.train.watch import Watch
 from jalign.types import TrainState
 
-SAVED_AFTER_SIGTERM = 143
+AGREE_EVERY = 10  # steps between asking the other processes whether to stop: it waits for them
 
 
 def train(run: Run, workdir: Path) -> int:
@@ -134,8 +135,9 @@ def _loop(
     key = jax.random.key(cfg.seed)
     done, pending = start, None
     while done < cfg.steps:
-        if stop.agreed():
-            return _save_and_leave(checkpoints, done, state, run, log)
+        agree_now = jax.process_count() == 1 or done % AGREE_EVERY == 0
+        if agree_now and (asked := stop.agreed()):
+            return _save_and_leave(checkpoints, done, state, run, log, asked)
         batch = rates.next(batches)
         state, out = step_fn(state, run.put(batch), key)
         if pending is not None:
@@ -166,9 +168,10 @@ def _loop(
 
 
 def _save_and_leave(
-    checkpoints: Checkpoints, done: int, state: TrainState, run: Run, log: Log
+    checkpoints: Checkpoints, done: int, state: TrainState, run: Run, log: Log, asked: int
 ) -> int:
     checkpoints.save(done, state, run.facts())
     checkpoints.wait()
-    log.say(f"SIGTERM: saved step {done}; run the same command again to go on")
-    return SAVED_AFTER_SIGTERM
+    name = signal.Signals(asked).name
+    log.say(f"{name}: saved step {done}; run the same command again to go on")
+    return 128 + asked

@@ -1,4 +1,4 @@
-"""Ask a run to stop: SIGTERM sets a flag that every loop looks at."""
+"""Ask a run to stop: SIGTERM or Ctrl-C sets a flag that every loop looks at."""
 
 from __future__ import annotations
 
@@ -11,31 +11,37 @@ from jax.experimental import multihost_utils
 
 
 class StopFlag:
-    """Catch SIGTERM while the run is in its loops; a second one is heeded no faster."""
+    """Catch SIGTERM and Ctrl-C while the run is in its loops.
+
+    A second SIGTERM is heeded no faster; a second Ctrl-C interrupts at once, as ever.
+    """
 
     def __init__(self) -> None:
         """Start unset."""
-        self.asked = False
+        self.asked = 0  # the signal's number, once there was one
 
     def __enter__(self) -> StopFlag:
-        """Install the handler."""
-        self._old = signal.signal(signal.SIGTERM, self._ask)
+        """Install the handlers."""
+        self._old = {s: signal.signal(s, self._ask) for s in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(
         self, kind: type | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Put the former handler back."""
-        signal.signal(signal.SIGTERM, self._old)
+        """Put the former handlers back."""
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
 
     def _ask(self, signum, frame) -> None:
-        del signum, frame
-        self.asked = True
+        del frame
+        self.asked = self.asked or signum
+        signal.signal(signal.SIGINT, self._old[signal.SIGINT])
 
-    def agreed(self) -> bool:
-        """Say whether any process was asked; every process gets the same answer, so all stop at the
-        same step.
+    def agreed(self) -> int:
+        """Return the signal that any process was sent, 0 for none.
+
+        Every process gets the same answer, so all stop at the same step.
         """
         if jax.process_count() == 1:
             return self.asked
-        return bool(np.max(multihost_utils.process_allgather(np.int32(self.asked))))
+        return int(np.max(multihost_utils.process_allgather(np.int32(self.asked))))

@@ -156,12 +156,13 @@ def test_a_run_killed_at_any_step_ends_with_the_same_bits(data, whole, tmp_path,
     assert_bit_equal(arrays(tmp_path, 12), arrays(whole[0], 12))
 
 
-def test_sigterm_saves_and_exits_143_and_the_run_goes_on(data, whole, tmp_path):
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_run_asked_to_stop_saves_and_goes_on(data, whole, tmp_path, number, code):
     process = start(data, tmp_path, "--config.steps=12", "--config.checkpoint_every=100")
     wait_for(tmp_path, 2, process)
-    process.send_signal(signal.SIGTERM)
-    err = finish(process, 143)
-    assert "SIGTERM: saved step" in err
+    process.send_signal(number)
+    err = finish(process, code)
+    assert f"{number.name}: saved step" in err
     finish(start(data, tmp_path, "--config.steps=12"))
     assert_bit_equal(arrays(tmp_path, 12), arrays(whole[0], 12))
 
