@@ -108,6 +108,7 @@ def local_rows(mesh: Mesh, rows: int) -> tuple[int, int]:
     slices = [
         index[0] for index in batch_sharding(mesh).addressable_devices_indices_map((rows,)).values()
     ]
+    slices = slices or [slice(0, rows)]  # compiling for devices that are not here
     begin = min(s.start or 0 for s in slices)
     end = max(rows if s.stop is None else s.stop for s in slices)
     return begin, end
