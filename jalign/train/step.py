@@ -175,7 +175,7 @@ def make_train_step(
         key = jax.random.fold_in(key, state.step)
         grads, losses = grads_of(objectives, cfg, state, batches, key, weights)
         loss = _combine(losses, weights, cfg.norm)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         scale = clip_scale(norm, cfg.clip_norm)
         updates, opt = optimizer.update(
