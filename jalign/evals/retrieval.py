@@ -8,13 +8,13 @@ their average.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import jax
 import numpy as np
 
 from jalign.data.records import Side, open_source
-from jalign.data.rows import Layout, Part, RowSource
+from jalign.data.rows import SPECIALS, Layout, Part, RowSource
 from jalign.metrics.retrieval import retrieval_accuracy
 from jalign.nn.packed import unit_ids, unit_means
 from jalign.types import EvalSetting, Params, Result
@@ -41,7 +41,7 @@ def make(cfg: Config, setting: EvalSetting) -> Callable[[Params], Iterator[Resul
     sources: dict[str, RowSource] = {}
     for info in setting.manifest.sources:
         if info.stream == "pair" and "heldout" in info.splits:
-            part = _first(setting.manifest, info.name, cfg.candidates)
+            part = _first(setting.manifest, info.name, cfg)
             sources[info.name] = RowSource([part], layout, setting.specials, once=True)
     if not sources:
         raise ValueError(
@@ -104,13 +104,17 @@ def _langs(manifest, name: str) -> tuple[str, ...]:
     return next(s.langs for s in manifest.sources if s.stream == "pair" and s.name == name)
 
 
-def _first(manifest, name: str, num: int) -> Part:
-    """Take the first `num` held-out pairs of a source."""
+def _first(manifest, name: str, cfg: Config) -> Part:
+    """Take the first held-out pairs of a source that fit a row."""
     source = open_source(manifest, name, "pair", "heldout")
-    sides = tuple(replace_offsets(side, num) for side in source.sides)
-    return Part(name, sides, tuple(manifest.languages.index(lang) for lang in source.langs))
+    slots = sum(np.diff(side.offsets) for side in source.sides) + SPECIALS["separate"]
+    chosen = np.flatnonzero(slots <= cfg.row_length)[: cfg.candidates]
+    langs = tuple(manifest.languages.index(lang) for lang in source.langs)
+    return Part(name, tuple(_take(side, chosen) for side in source.sides), langs)
 
 
-def replace_offsets(side: Side, num: int) -> Side:
-    """Keep the first `num` examples of a side."""
-    return replace(side, offsets=side.offsets[: num + 1])
+def _take(side: Side, chosen: np.ndarray) -> Side:
+    """Keep the chosen examples of a side."""
+    begin, end = side.offsets[chosen], side.offsets[chosen + 1]
+    at = np.concatenate([np.arange(b, e) for b, e in zip(begin, end, strict=True)])
+    return Side(np.cumsum([0, *(end - begin)]), side.ids[at], side.word[at])

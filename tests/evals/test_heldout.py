@@ -5,6 +5,7 @@ states.
 from __future__ import annotations
 
 import jax
+import numpy as np
 import pytest
 
 from jalign import config
@@ -53,7 +54,7 @@ def test_retrieval_finds_identical_sentences(run):
     rows.
     """
     manifest, info = run.manifest, next(s for s in run.manifest.sources if s.name == "en-de")
-    source = retrieval._first(manifest, "en-de", 30)
+    source = retrieval._first(manifest, "en-de", retrieval.Config(candidates=30))
     twins = type(source)(source.name, (source.sides[0], source.sides[0]), source.langs)
     original = retrieval._first
     try:
@@ -64,3 +65,14 @@ def test_retrieval_finds_identical_sentences(run):
     finally:
         retrieval._first = original
     assert info.langs == ("en", "de") and {r.value for r in results if r.lang == "en-de"} == {1.0}
+
+
+def test_retrieval_takes_the_first_pairs_that_fit_a_row(run):
+    everything = retrieval._first(run.manifest, "en-de", retrieval.Config(candidates=99)).sides
+    slots = sum(np.diff(side.offsets) for side in everything) + 4
+    room = int(np.median(slots))
+    part = retrieval._first(run.manifest, "en-de", retrieval.Config(candidates=5, row_length=room))
+    wanted = np.flatnonzero(slots <= room)[:5]
+    for side, whole in zip(part.sides, everything, strict=True):
+        ids = [whole.ids[whole.offsets[i] : whole.offsets[i + 1]] for i in wanted]
+        np.testing.assert_array_equal(side.ids, np.concatenate(ids))
