@@ -2,8 +2,8 @@
 languages.
 
 COMMAND  bash launch/quickstart.sh
-TIME     to be measured
-RESULT   to be measured
+TIME     3:32 of training, 4:10 with installation and preparation (2 cores of an AMD EPYC)
+RESULT   held-out retrieval accuracy 23.5 % of 200 candidates, untrained 18.9 % (seed 0, 2026-11-21)
 """
 
 from __future__ import annotations

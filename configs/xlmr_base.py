@@ -2,7 +2,7 @@
 
 COMMAND  jalign pretrain --config=configs/xlmr_base.py --config.data=DATA --workdir=DIR
          (`:small`, the same recipe on two CPU cores: --config=configs/xlmr_base.py:small)
-TIME     not run at full size by us: the step compiles (tests), a pod was not at hand
+TIME     not run at full size by us; its step compiles for 16 v5e chips (tests, marked slow)
 RESULT   none claimed; the published XLM-R base is a reference for the recipe, not our number
 SOURCE   shape, masking: Conneau et al. 2020 (XLM-R), table 1, section 4; languages with alpha 0.3.
          Optimiser: RoBERTa and XLM-R in fairseq: Adam (0.9, 0.98), eps 1e-6, decay 0.01, clip 1.0,
