@@ -48,36 +48,17 @@ def small(hidden: int = 256, layers: int = 4, **changes) -> dict:
 
 def mono(rows: int, row_length: int, **changes) -> dict:
     """Stream of single texts: monolingual data, and each side of the pairs."""
-    return (
-        dict(
-            layout="single",
-            rows=rows,
-            row_length=row_length,
-            max_unit=0,
-            alpha=0.3,
-            sources=(),
-            pair_sides=True,
-            swap=False,
-        )
-        | changes
-    )
+    return dict(layout="single", alpha=0.3, pair_sides=True) | _stream(rows, row_length) | changes
 
 
 def pair(rows: int, row_length: int, **changes) -> dict:
     """Stream of joint pairs `<s> src </s> trg </s>`."""
-    return (
-        dict(
-            layout="joint",
-            rows=rows,
-            row_length=row_length,
-            max_unit=0,
-            alpha=0.7,
-            sources=(),
-            pair_sides=False,
-            swap=False,
-        )
-        | changes
-    )
+    return dict(layout="joint", alpha=0.7, pair_sides=False) | _stream(rows, row_length) | changes
+
+
+def _stream(rows: int, row_length: int) -> dict:
+    """Return what all streams share; every entry stands here, so that flags can change it."""
+    return dict(rows=rows, row_length=row_length, max_unit=0, sources=(), swap=False)
 
 
 def adamw(lr: float, warmup_steps: int, **changes) -> dict:
@@ -112,6 +93,4 @@ def run(**entries) -> ConfigDict:
         mesh=dict(data=-1, fsdp=1, tensor=1),
         divergence=dict(factor=1.5, window=50),
     )
-    # An entry may be set to another type from the command line only where the config says so: ints
-    # become floats.
     return ConfigDict(defaults | entries, convert_dict=True)

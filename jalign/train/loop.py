@@ -84,6 +84,7 @@ def _introduce(run: Run, log: Log, start: int, changed: list[str]) -> None:
                 layout.row_length,
                 encoder.hidden // encoder.heads,
                 layout.max_unit,
+                dropout=encoder.attention_dropout > 0,
             )
         log.say(
             f"stream {name}: {layout.kind}, {cfg.streams[name].rows} rows of {layout.row_length}, "
