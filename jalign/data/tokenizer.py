@@ -116,9 +116,11 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
     backend.encode_special_tokens = (
         True  # a text that spells out "<s>" means these three characters
     )
+    frame = hf("")["input_ids"]  # what it puts around a text counts more than what it is called
+    first, last = frame if len(frame) == 2 else (None, None)
     ids = {
-        "bos": _first(hf.bos_token_id, hf.cls_token_id),
-        "eos": _first(hf.eos_token_id, hf.sep_token_id),
+        "bos": _first(first, hf.bos_token_id, hf.cls_token_id),
+        "eos": _first(last, hf.eos_token_id, hf.sep_token_id),
         "pad": hf.pad_token_id,
         "unk": _first(hf.unk_token_id, hf.pad_token_id),
         "mask": hf.mask_token_id,
@@ -148,7 +150,10 @@ def _load_hf(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        hf = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        # Never the folder's own code: where unsaid, transformers asks on standard input.
+        hf = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
     except Exception as error:  # transformers raises many kinds, with long texts
         first = (str(error).strip() or repr(error)).splitlines()[0]
         raise UserError(f"{folder} is no Hugging Face tokenizer folder: {first}") from error

@@ -1,23 +1,40 @@
 """Encode packed rows with a post-norm Transformer: BERT, mBERT, RoBERTa, XLM-R.
 
 In: packed fields (ids, position, attention units). Out: hidden states [B, L, D] of the last layer
-or of all layers; `transform` and `output` are the masked-LM head, its table tied to the input
-embeddings.
+or of all layers; `transform` and `output` are the masked-LM head, `pool` is BERT's pooler. What
+relates it to Hugging Face is in `_bert_names.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jalign.encoders._bert_names import ARCHITECTURES as ARCHITECTURES
+from jalign.encoders._bert_names import config_entries
+from jalign.encoders._bert_names import hf_copies as hf_copies
+from jalign.encoders._bert_names import hf_names as hf_names
+from jalign.encoders._bert_names import to_hf_config as to_hf_config
 from jalign.nn.attention import packed_attention
 from jalign.nn.layers import INIT_STD, Dense, LayerNorm, dropout, sharded
 from jalign.types import Array
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+# Entries that are a run's choice; the others are the shape of a checkpoint.
+RUN_ENTRIES = (
+    "dropout",
+    "attention_dropout",
+    "dtype",
+    "attention",
+    "remat",
+    "unroll",
+    "init_std",
+)
 
 
 @dataclass(frozen=True)
@@ -25,9 +42,10 @@ class Config:
     """Shape of the encoder; the defaults are XLM-R base.
 
     `first_position`: the table row of position 0 (XLM-R and RoBERTa: pad id + 1 = 2; BERT: 0).
-    `dtype`: of the compute, parameters are float32. `init_std`: of the embeddings. `unroll`: layers
-    per scan iteration, 0 for all of them. `remat`: recompute each layer's activations in the
-    backward pass.
+    `head`: it has a masked-LM head; `tied`: whose table is the word embeddings. `pooler`: it has
+    BERT's dense layer and tanh over the first token. `dtype`: of the compute, parameters are
+    float32. `init_std`: of the embeddings. `unroll`: layers per scan iteration, 0 for all of them.
+    `remat`: recompute each layer's activations in the backward pass.
     """
 
     vocab_size: int = 250_002
@@ -39,6 +57,9 @@ class Config:
     first_position: int = 2
     type_vocab_size: int = 1
     layer_norm_eps: float = 1e-5
+    head: bool = True
+    tied: bool = True
+    pooler: bool = False
     dropout: float = 0.1
     attention_dropout: float = 0.1
     dtype: str = "float32"
@@ -125,7 +146,7 @@ class Layer(nn.Module):
 
 
 class Bert(nn.Module):
-    """The encoder with its tied masked-LM head.
+    """The encoder with its masked-LM head and pooler, where the checkpoint has them.
 
     Dense layers run on slots flattened to [B x L, D].
     """
@@ -146,14 +167,28 @@ class Bert(nn.Module):
         )
         dtype = DTYPES[cfg.dtype]
         self.embedding_norm = LayerNorm(cfg.layer_norm_eps, dtype)
-        self.head_dense = Dense((cfg.hidden,), ("embed", None), dtype)
-        self.head_norm = LayerNorm(cfg.layer_norm_eps, dtype)
-        self.head_bias = self.param(
-            "head_bias", sharded(nn.initializers.zeros, "vocab"), (cfg.vocab_size,)
-        )
+        if cfg.head:
+            self.head_dense = Dense((cfg.hidden,), ("embed", None), dtype)
+            self.head_norm = LayerNorm(cfg.layer_norm_eps, dtype)
+            self.head_bias = self.param(
+                "head_bias", sharded(nn.initializers.zeros, "vocab"), (cfg.vocab_size,)
+            )
+        if cfg.head and not cfg.tied:
+            self.output_embeddings = self.param(
+                "output_embeddings", sharded(normal, "vocab", "embed"), (cfg.vocab_size, cfg.hidden)
+            )
+        if cfg.pooler:
+            self.pooler = Dense((cfg.hidden,), ("embed", None), dtype)
 
-    def embed(self, ids_BL: Array, position_BL: Array, *, deterministic: bool = True) -> Array:
-        """Sum word, position and type embeddings, normalised: [B x L, D]."""
+    def embed(
+        self,
+        ids_BL: Array,
+        position_BL: Array,
+        type_BL: Array | None = None,
+        *,
+        deterministic: bool = True,
+    ) -> Array:
+        """Sum word, position and type embeddings, normalised: [B x L, D]; types are 0 if None."""
         cfg = self.cfg
         # Gathered from its storage sharding once, before the lookup: 10 all-reduces became 7.
         table_VD = nn.with_logical_constraint(self.word_embeddings, ("vocab", None))
@@ -161,7 +196,11 @@ class Bert(nn.Module):
         h_ND += jnp.take(
             self.position_embeddings, position_BL.reshape(-1) + cfg.first_position, axis=0
         )
-        h_ND = self.embedding_norm(h_ND + self.type_embeddings[0])
+        if type_BL is None:
+            h_ND += self.type_embeddings[0]
+        else:
+            h_ND += jnp.take(self.type_embeddings, type_BL.reshape(-1), axis=0)
+        h_ND = self.embedding_norm(h_ND)
         train = not deterministic and cfg.dropout > 0
         return dropout(h_ND, cfg.dropout, self.make_rng("dropout") if train else None)
 
@@ -172,6 +211,7 @@ class Bert(nn.Module):
         position_BL: Array,
         unit_BL: Array,
         *,
+        type_BL: Array | None = None,
         max_unit: int | None = None,
         deterministic: bool = True,
         all_layers: bool = False,
@@ -180,7 +220,7 @@ class Bert(nn.Module):
         embeddings first.
         """
         cfg = self.cfg
-        h_ND = self.embed(ids_BL, position_BL, deterministic=deterministic)
+        h_ND = self.embed(ids_BL, position_BL, type_BL, deterministic=deterministic)
         layer = nn.remat(Layer, prevent_cse=False) if cfg.remat else Layer
         stack = nn.scan(
             layer,
@@ -203,13 +243,21 @@ class Bert(nn.Module):
         return self.head_norm(nn.gelu(self.head_dense(h_ND), approximate=False))
 
     def output(self) -> tuple[Array, Array]:
-        """Return the output table [V, D], tied to the input embeddings, and its bias [V]."""
-        return self.word_embeddings.astype(DTYPES[self.cfg.dtype]), self.head_bias
+        """Return the output table [V, D] and its bias [V]."""
+        table_VD = self.word_embeddings if self.cfg.tied else self.output_embeddings
+        return table_VD.astype(DTYPES[self.cfg.dtype]), self.head_bias
 
-    def initialise(self, ids_BL: Array, position_BL: Array, unit_BL: Array) -> Array:
+    def pool(self, h_ND: Array) -> Array:
+        """Apply BERT's pooler to the states of first tokens: dense, tanh."""
+        return jnp.tanh(self.pooler(h_ND))
+
+    def initialise(self, ids_BL: Array, position_BL: Array, unit_BL: Array) -> None:
         """Touch every parameter, for `init`."""
-        h_BLD = self(ids_BL, position_BL, unit_BL)
-        return self.transform(h_BLD.reshape(-1, self.cfg.hidden))
+        h_ND = self(ids_BL, position_BL, unit_BL).reshape(-1, self.cfg.hidden)
+        if self.cfg.head:
+            self.transform(h_ND)
+        if self.cfg.pooler:
+            self.pool(h_ND)
 
 
 def make(cfg: Config) -> nn.Module:
@@ -228,3 +276,24 @@ def init_params(module: Bert, key: jax.Array):
 def with_output_bias(params, bias_V: Array):
     """Return the parameters with the output bias set to `bias_V` (see `RunConfig.count_rows`)."""
     return params | {"head_bias": bias_V}
+
+
+def first_layers(cfg: Config, params: Mapping[str, Any], num: int) -> tuple[Config, dict[str, Any]]:
+    """Return the encoder that ends after layer `num`, and its parameters: what lies above is not
+    computed.
+    """
+    layers = jax.tree.map(lambda x: x[:num], params["layers"])
+    return replace(cfg, layers=num), {**params, "layers": layers}
+
+
+def default_model_type(cfg: Config) -> str:
+    """Name the Hugging Face model type of an encoder that was trained from scratch."""
+    return "xlm-roberta" if cfg.first_position else "bert"
+
+
+def from_hf_config(hf: Mapping[str, Any], tensors: Collection[str]) -> Config:
+    """Read config.json; the tensors' names tell whether there are a masked-LM head and a pooler.
+
+    Raises: ConfigError naming an entry that this family cannot honour.
+    """
+    return Config(**config_entries(hf, tensors))

@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
-from jalign.errors import ConfigError
+from jalign.errors import BadData, ConfigError
 from jalign.types import TrainState
 
 
@@ -92,6 +94,53 @@ def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
 
 def _as_dict(state: TrainState) -> dict[str, Any]:
     return {"step": state.step, "params": state.params, "opt": state.opt, "aux": state.aux}
+
+
+def complete_steps(folder: Path) -> list[int]:
+    """List the steps of a folder such as `workdir/checkpoints`; half-written ones have other
+    names.
+    """
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted(int(p.name) for p in found if p.name.isdigit() and (p / "state").is_dir())
+
+
+def write_params(workdir: Path, params: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
+    """Write parameters alone as the checkpoint of step 0."""
+    checkpoints = Checkpoints(workdir, keep=1)
+    try:
+        checkpoints.save(0, TrainState(np.int32(0), params, {}, {}), meta)
+    finally:
+        checkpoints.close()
+
+
+def read_params(folder: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the parameters of `workdir/checkpoints/STEP` that `expected` (a tree of shapes) names,
+    as NumPy arrays: neither heads nor optimiser state.
+
+    Raises: BadData where one is missing or has another shape.
+    """
+    with ocp.PyTreeCheckpointer() as reader:
+        stored = reader.metadata(folder / "state").item_metadata.tree["params"]
+        _check_shapes(folder, stored, expected)
+        item = {"params": expected}
+        how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+        args = ocp.args.PyTreeRestore(item=item, restore_args=how, partial_restore=True)
+        return reader.restore(folder / "state", args=args)["params"]
+
+
+def _check_shapes(folder: Path, stored: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    def shapes(tree) -> dict[str, tuple]:
+        leaves, _ = jax.tree.flatten_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
+        return {jax.tree_util.keystr(k, simple=True, separator="/"): v.shape for k, v in leaves}
+
+    there = shapes(stored)
+    for name, shape in shapes(expected).items():
+        if there.get(name) != shape:
+            got = there.get(name, "missing")
+            raise BadData(
+                f"{folder}: {name} is {got}, and model.json asks for {shape}: they are not of the "
+                "same model; copy the whole folder again"
+            )
 
 
 def check_same_run(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
