@@ -1,12 +1,13 @@
 """Attend inside the units of packed rows.
 
 A row holds many units (a sentence, or a joint pair): contiguous runs of one positive id; 0 is
-padding. A slot sees the slots of its own unit, padding sees padding. One function, four ways:
+padding. A slot sees the slots of its own unit (with a window, those at most `window` slots away),
+padding sees padding. One function, four ways:
 
 | impl | where | what it pays for |
 | --- | --- | --- |
 | dense | anywhere | the whole L x L square, plain autodiff: the oracle |
-| banded | anywhere | the blocks within reach of `max_unit`, a hand-written backward pass |
+| banded | anywhere | the blocks within reach of unit and window, a hand-written backward pass |
 | cudnn | GPU, bf16 or fp16 | the square, but no [L, L] array in memory |
 | splash | TPU, L a multiple of 128 | the blocks within reach, no [L, L] array in memory |
 """
@@ -16,8 +17,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jalign.nn.attention_banded import banded_attention
-from jalign.nn.attention_flash import cudnn_attention, splash_attention
+from jalign.nn.attention_banded import banded_attention, reach_slots
+from jalign.nn.attention_flash import cudnn_attention, seen_pairs, splash_attention
 from jalign.nn.dropout import keep_factor
 from jalign.types import Array, Key
 
@@ -32,6 +33,7 @@ def packed_attention(
     unit_BL: Array,
     *,
     max_unit: int | None = None,
+    window: int | None = None,
     impl: str = "auto",
     dropout_rate: float = 0.0,
     dropout_key: Key | None = None,
@@ -39,9 +41,10 @@ def packed_attention(
     """Return softmax(q k^T / sqrt(K)) v inside the units of `unit_BL`, as [B, L, H, K].
 
     Softmax in float32; the result has the dtype of the inputs. `max_unit` promises that no unit
-    has more slots; padding may be longer, its output is finite and means nothing. Dropout acts on
-    the probabilities when a rate and a key are given. "auto" asks `choose_attention` about the
-    default backend; when compiling for another one, name the implementation.
+    has more slots; padding may be longer, its output is finite and means nothing. `window` hides
+    the slots of a unit that are more than so many away, on either side. Dropout acts on the
+    probabilities when a rate and a key are given. "auto" asks `choose_attention` about the default
+    backend; when compiling for another one, name the implementation.
     Raises: ValueError if `impl` is unknown or cannot serve this shape, dtype or dropout.
     """
     dropout = dropout_rate > 0.0 and dropout_key is not None
@@ -53,16 +56,20 @@ def packed_attention(
     problem = _why_not(impl, q_BLHK.dtype, length, head_size, dropout)
     if problem:
         raise ValueError(problem)
+    if window is not None and window >= reach_slots(length, max_unit):
+        window = None  # it hides nothing
     args = (q_BLHK, k_BLHK, v_BLHK, unit_BL)
     rate, key = (dropout_rate, dropout_key) if dropout else (0.0, None)
     match impl:
         case "dense":
-            return _dense(*args, rate, key)
+            return _dense(*args, window, rate, key)
         case "banded":
-            return banded_attention(*args, max_unit=max_unit, dropout_rate=rate, dropout_key=key)
+            return banded_attention(
+                *args, max_unit=max_unit, window=window, dropout_rate=rate, dropout_key=key
+            )
         case "cudnn":
-            return cudnn_attention(*args)
-    return splash_attention(*args, max_unit=max_unit)
+            return cudnn_attention(*args, window=window)
+    return splash_attention(*args, max_unit=max_unit, window=window)
 
 
 def choose_attention(
@@ -114,11 +121,17 @@ def _why_not(impl: str, dtype, length: int, head_size: int, dropout: bool) -> st
 
 
 def _dense(
-    q_BLHK: Array, k_BLHK: Array, v_BLHK: Array, unit_BL: Array, rate: float, key: Key | None
+    q_BLHK: Array,
+    k_BLHK: Array,
+    v_BLHK: Array,
+    unit_BL: Array,
+    window: int | None,
+    rate: float,
+    key: Key | None,
 ) -> Array:
     sim_BHLL = jnp.einsum("BLHK,BMHK->BHLM", q_BLHK, k_BLHK, preferred_element_type=jnp.float32)
-    same_BLL = unit_BL[:, :, None] == unit_BL[:, None, :]
-    sim_BHLL = jnp.where(same_BLL[:, None], sim_BHLL * q_BLHK.shape[3] ** -0.5, BIG_NEGATIVE)
+    seen_BLL = seen_pairs(unit_BL, window)
+    sim_BHLL = jnp.where(seen_BLL[:, None], sim_BHLL * q_BLHK.shape[3] ** -0.5, BIG_NEGATIVE)
     prob_BHLL = jax.nn.softmax(sim_BHLL)
     if key is not None:
         prob_BHLL *= keep_factor(key, prob_BHLL.shape, rate)

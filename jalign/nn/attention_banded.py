@@ -1,8 +1,8 @@
 """Attend inside units with XLA alone, in blocks of queries, with a hand-written backward pass.
 
-A block of queries sees the keys within `max_unit` - 1 slots of it, no others: exact, because units
-are contiguous. The blocks are a loop of Python with static slices, so the ones at a row's ends are
-not padded.
+A block of queries sees the keys within reach of it, no others: `max_unit` - 1 slots, or the window
+if that is less. Exact, because units are contiguous. The blocks are a loop of Python with static
+slices, so the ones at a row's ends are not padded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ BIG_NEGATIVE = -1e30  # finite, as in attention.py
 ALIGN = 16  # key ranges start and end at multiples of this many slots (vector width)
 
 
-def block_slots(length: int, max_unit: int | None) -> int:
+def reach_slots(length: int, max_unit: int | None, window: int | None = None) -> int:
+    """Return how many slots away, on either side, a slot may see."""
+    reach = min(max_unit or length, length) - 1
+    return reach if window is None else min(reach, window)
+
+
+def block_slots(length: int, max_unit: int | None, window: int | None = None) -> int:
     """Return how many queries a block holds; `length` means one block, the whole square."""
     # Forward + backward against "dense" (float32, units of 20..max_unit slots, ms of CPU time,
     # least of 10 interleaved, 2 cores AMD Zen 4):
@@ -33,7 +39,7 @@ def block_slots(length: int, max_unit: int | None) -> int:
     # So: one block where a band saves under a tenth, else 128 (64 is no faster where it wins).
     block = max(128, -(-length // 16))  # at most 16 blocks: they are unrolled
     seen = sum((stop - start) * (last - first) for start, stop, first, last in
-               _spans(length, block, max_unit))  # fmt: skip
+               _spans(length, block, reach_slots(length, max_unit, window)))  # fmt: skip
     return block if seen < 0.9 * length**2 else length
 
 
@@ -44,29 +50,31 @@ def banded_attention(
     unit_BL: Array,
     *,
     max_unit: int | None = None,
+    window: int | None = None,
     block: int | None = None,
     dropout_rate: float = 0.0,
     dropout_key: Key | None = None,
 ) -> Array:
     """Return attention inside units as [B, L, H, K]; `block` queries at a time.
 
-    `max_unit` None means that a unit may fill the row.
+    `max_unit` None means that a unit may fill the row, `window` None that a slot sees all of its
+    unit.
     """
     length = q_BLHK.shape[1]
-    max_unit = min(max_unit or length, length)
-    block = block or block_slots(length, max_unit)
+    block = block or block_slots(length, max_unit, window)
     scale = q_BLHK.shape[3] ** -0.5
     # heads before slots, once: every matmul below is then in the form that XLA's CPU backend runs
     # at full speed
     q_BHLK, k_BHLK, v_BHLK = (x.transpose(0, 2, 1, 3) for x in (q_BLHK * scale, k_BLHK, v_BLHK))
-    cut = _Cut(block, max_unit, dropout_rate if dropout_key is not None else 0.0)
+    reach = reach_slots(length, max_unit, window)
+    windowed = reach < reach_slots(length, max_unit)
+    cut = _Cut(block, reach, windowed, dropout_rate if dropout_key is not None else 0.0)
     out_BHLK = _attend(q_BHLK, k_BHLK, v_BHLK, unit_BL, dropout_key, cut)
     return out_BHLK.transpose(0, 2, 1, 3)
 
 
-def _spans(length: int, block: int, max_unit: int | None) -> list[tuple[int, int, int, int]]:
+def _spans(length: int, block: int, reach: int) -> list[tuple[int, int, int, int]]:
     """Return (first query, end, first key, end) of each block."""
-    reach = (max_unit or length) - 1
     spans = []
     for start in range(0, length, block):
         stop = min(start + block, length)
@@ -77,10 +85,13 @@ def _spans(length: int, block: int, max_unit: int | None) -> list[tuple[int, int
 
 
 class _Cut(NamedTuple):
-    """What is static: queries a block holds, the longest unit, and the dropout rate."""
+    """What is static: queries a block holds, how far they see, whether a window ends that inside
+    units, and the dropout rate.
+    """
 
     block: int
-    max_unit: int
+    reach: int
+    windowed: bool
     rate: float
 
 
@@ -99,11 +110,14 @@ def _attend(q_BHLK, k_BHLK, v_BHLK, unit_BL, key, cut):
 
 def _forward(q_BHLK, k_BHLK, v_BHLK, unit_BL, key, cut):
     outs, probs = [], []
-    for start, stop, first, last in _spans(q_BHLK.shape[2], cut.block, cut.max_unit):
+    for start, stop, first, last in _spans(q_BHLK.shape[2], cut.block, cut.reach):
         q_BHCK, k_BHMK = q_BHLK[:, :, start:stop], k_BHLK[:, :, first:last]
         sim_BHCM = _product("BHCK,BHMK->BHCM", q_BHCK, k_BHMK)
-        same_BCM = unit_BL[:, start:stop, None] == unit_BL[:, None, first:last]
-        sim_BHCM += jnp.where(same_BCM, 0.0, BIG_NEGATIVE)[:, None]
+        seen_BCM = unit_BL[:, start:stop, None] == unit_BL[:, None, first:last]
+        if cut.windowed:
+            away_CM = jnp.arange(start, stop)[:, None] - jnp.arange(first, last)
+            seen_BCM &= jnp.abs(away_CM) <= cut.reach
+        sim_BHCM += jnp.where(seen_BCM, 0.0, BIG_NEGATIVE)[:, None]
         prob_BHCM = jax.nn.softmax(sim_BHCM).astype(v_BHLK.dtype)  # f32 inside
         probs.append(prob_BHCM)
         kept_BHCM = _dropped(prob_BHCM, key, start, cut)
@@ -124,7 +138,7 @@ def _backward(cut, saved, g_BHLK):
     dqs = []
     dk_BHKL = jnp.zeros(q_BHKL.shape, jnp.float32)
     dv_BHKL = jnp.zeros(q_BHKL.shape, jnp.float32)
-    spans = _spans(q_BHLK.shape[2], cut.block, cut.max_unit)
+    spans = _spans(q_BHLK.shape[2], cut.block, cut.reach)
     for prob_BHCM, (start, stop, first, last) in zip(probs, spans, strict=True):
         ours, theirs = slice(start, stop), slice(first, last)
         dprob_BHCM = _product("BHCK,BHMK->BHCM", g_BHLK[:, :, ours], v_BHLK[:, :, theirs])

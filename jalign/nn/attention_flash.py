@@ -8,14 +8,29 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from jalign.nn.attention_banded import reach_slots
 from jalign.types import Array
 
 
-def cudnn_attention(q_BLHK: Array, k_BLHK: Array, v_BLHK: Array, unit_BL: Array) -> Array:
-    """Return attention inside units, by cuDNN (bfloat16 or float16, head size up to 128)."""
-    same_B1LL = (unit_BL[:, :, None] == unit_BL[:, None, :])[:, None]
+def seen_pairs(unit_BL: Array, window: int | None = None) -> Array:
+    """Return which slot [B, L, ...] sees which [..., L]: its own unit, at most `window` away."""
+    seen_BLL = unit_BL[:, :, None] == unit_BL[:, None, :]
+    if window is None:
+        return seen_BLL
+    slot_L = jnp.arange(unit_BL.shape[1])
+    return seen_BLL & (jnp.abs(slot_L[:, None] - slot_L) <= window)
+
+
+def cudnn_attention(
+    q_BLHK: Array, k_BLHK: Array, v_BLHK: Array, unit_BL: Array, *, window: int | None = None
+) -> Array:
+    """Return attention inside units, by cuDNN (bfloat16 or float16, head size up to 128).
+
+    The window is in the mask: cuDNN's own looks to the left only.
+    """
+    seen_B1LL = seen_pairs(unit_BL, window)[:, None]
     return jax.nn.dot_product_attention(
-        q_BLHK, k_BLHK, v_BLHK, mask=same_B1LL, implementation="cudnn"
+        q_BLHK, k_BLHK, v_BLHK, mask=seen_B1LL, implementation="cudnn"
     )
 
 
@@ -26,6 +41,7 @@ def splash_attention(
     unit_BL: Array,
     *,
     max_unit: int | None = None,
+    window: int | None = None,
     interpret: bool = False,
 ) -> Array:
     """Return attention inside units, by the splash kernel with the units as its segments.
@@ -33,13 +49,14 @@ def splash_attention(
     Rows must be a multiple of 128 slots; heads are padded with zeros to a multiple of 128 numbers.
     `interpret` runs the kernel without a TPU, slowly, for tests.
     """
-    size = q_BLHK.shape[3]
+    length, size = q_BLHK.shape[1], q_BLHK.shape[3]
+    reach = reach_slots(length, max_unit, window)
     pad = ((0, 0), (0, 0), (0, 0), (0, -size % 128))
     q_BLHK = q_BLHK * size**-0.5
     q_BHLK, k_BHLK, v_BHLK = (
         jnp.pad(x, pad).transpose(0, 2, 1, 3) for x in (q_BLHK, k_BLHK, v_BLHK)
     )
-    attend = functools.partial(_splash, max_unit=max_unit, interpret=interpret)
+    attend = functools.partial(_splash, reach=reach, interpret=interpret)
     out_BHLK = _on_each_device(attend)(q_BHLK, k_BHLK, v_BHLK, unit_BL)
     return out_BHLK.transpose(0, 2, 1, 3)[..., :size]
 
@@ -56,15 +73,15 @@ def _on_each_device(attend):
     return jax.shard_map(attend, in_specs=specs, out_specs=spec, check_vma=False)
 
 
-def _splash(q_BHLK, k_BHLK, v_BHLK, unit_BL, *, max_unit, interpret):
+def _splash(q_BHLK, k_BHLK, v_BHLK, unit_BL, *, reach, interpret):
     from jax.experimental.pallas.ops.tpu.splash_attention import (  # Pallas: only where it is used
         splash_attention_kernel as kernels,
     )
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
     heads, length = q_BHLK.shape[1:3]
-    if max_unit is not None and max_unit < length:
-        mask = masks.LocalMask((length, length), (max_unit - 1, max_unit - 1), 0)
+    if reach < length - 1:  # a mask of single slots, not only of blocks: exact for a window too
+        mask = masks.LocalMask((length, length), (reach, reach), 0)
     else:
         mask = masks.FullMask((length, length))
     block = next(size for size in (512, 384, 256, 128) if length % size == 0)  # not timed on a TPU

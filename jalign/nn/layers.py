@@ -45,13 +45,16 @@ class LayerNorm(nn.Module):
 
     epsilon: float
     dtype: jnp.dtype = jnp.float32
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Return x normalised, scaled and shifted, in `dtype`."""
         size = x.shape[-1:]
         scale = self.param("scale", sharded(nn.initializers.ones, "norm"), size, jnp.float32)
-        bias = self.param("bias", sharded(nn.initializers.zeros, "norm"), size, jnp.float32)
+        bias = 0.0
+        if self.use_bias:
+            bias = self.param("bias", sharded(nn.initializers.zeros, "norm"), size, jnp.float32)
         x = x.astype(jnp.float32)
         x -= x.mean(-1, keepdims=True)
         y = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)

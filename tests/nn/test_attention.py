@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,6 +102,60 @@ def test_banded_equals_the_oracle_for_any_block(block, max_unit):
     close((ours[0] * mask, *ours[1:]), (theirs[0] * mask, *theirs[1:]))
 
 
+@pytest.mark.parametrize("window", [1, 3, 30])  # units have up to 8 slots
+@pytest.mark.parametrize(
+    "attend",
+    [
+        partial(packed_attention, impl="dense"),
+        partial(packed_attention, impl="banded"),
+        partial(packed_attention, impl="banded", max_unit=8),
+        partial(banded_attention, block=5),
+        partial(banded_attention, block=16, max_unit=8),
+    ],
+    ids=["dense", "banded", "banded 8", "blocks of 5", "blocks of 16"],
+)
+def test_a_window_equals_the_oracle(attend, window):
+    args = problem(ROWS)
+    args[3][ROWS == 0] = 0.0
+    theirs = oracle.packed_attention(*args[:3], ROWS, args[3], window)
+    mask = (ROWS > 0)[:, :, None, None]
+    ours = value_and_gradients(partial(attend, window=window), *args, ROWS)
+    assert all(np.isfinite(x).all() for x in ours)
+    close((ours[0] * mask, *ours[1:]), (theirs[0] * mask, *theirs[1:]))
+
+
+@pytest.mark.parametrize("impl", ["dense", "banded"])
+def test_a_window_of_nothing_shows_each_slot_itself(impl):
+    q_BLHK, k_BLHK, v_BLHK, _ = problem(ROWS)
+    out_BLHK = packed_attention(q_BLHK, k_BLHK, v_BLHK, ROWS, impl=impl, window=0)
+    np.testing.assert_array_equal(out_BLHK, v_BLHK)
+
+
+@pytest.mark.parametrize("length, longest, window", [(300, 300, 40), (512, 90, 64)])
+def test_a_banded_window_equals_dense_on_long_rows(length, longest, window):
+    unit_BL = random_units(2, length, longest)
+    args = problem(unit_BL)
+    args[3][unit_BL == 0] = 0.0
+    options = dict(max_unit=longest, window=window)
+    assert block_slots(length, **options) == 128
+    ours = value_and_gradients(
+        lambda *xs: packed_attention(*xs, impl="banded", **options), *args, unit_BL
+    )
+    theirs = value_and_gradients(lambda *xs: dense(*xs, window=window), *args, unit_BL)
+    mask = (unit_BL > 0)[:, :, None, None]
+    close((ours[0] * mask, *ours[1:]), (theirs[0] * mask, *theirs[1:]))
+
+
+@pytest.mark.parametrize("impl", ["dense", "banded"])
+def test_a_window_as_long_as_the_units_changes_no_program(impl):
+    def text(**options):
+        attend = partial(packed_attention, unit_BL=ROWS, impl=impl, max_unit=8, **options)
+        return jax.jit(lambda *qkv: attend(*qkv)).lower(*problem(ROWS)[:3]).as_text()
+
+    assert text(window=7) == text()
+    assert text(window=6) != text()
+
+
 @pytest.mark.parametrize("length", [300, 512])
 def test_banded_equals_dense_on_long_rows(length):
     unit_BL = random_units(3, length, 60)
@@ -117,6 +173,9 @@ def test_banded_equals_dense_on_long_rows(length):
 def test_blocks_are_one_where_a_band_saves_nothing():
     assert block_slots(256, 128) == 256
     assert block_slots(512, None) == 512
+    assert block_slots(512, None, window=400) == 512
+    assert block_slots(512, None, window=64) == 128
+    assert block_slots(512, 60, window=64) == block_slots(512, 60)
     assert block_slots(4096, 256) == 256  # 16 blocks
 
 
@@ -145,21 +204,25 @@ def test_a_row_of_padding_is_finite(impl):
     assert all(np.isfinite(x).all() for x in ours)
 
 
-@pytest.mark.parametrize("max_unit", [8, None])
-def test_banded_gradients_with_dropout_equal_autodiff(max_unit):
+@pytest.mark.parametrize("max_unit, window", [(8, None), (None, None), (8, 2)])
+def test_banded_gradients_with_dropout_equal_autodiff(max_unit, window):
     args = problem(ROWS)
     args[3][ROWS == 0] = 0.0
     key, length = jax.random.key(3), ROWS.shape[1]
 
     def plain(q_BLHK, k_BLHK, v_BLHK, unit_BL):  # one block: its key and shape are known
         sim = jnp.einsum("BLHK,BMHK->BHLM", q_BLHK, k_BLHK) * 8**-0.5
-        same = unit_BL[:, None, :, None] == unit_BL[:, None, None, :]
-        prob = jax.nn.softmax(jnp.where(same, sim, -1e30))
+        seen = unit_BL[:, None, :, None] == unit_BL[:, None, None, :]
+        if window is not None:
+            seen &= np.tri(length, k=window, dtype=bool) & np.tri(length, k=window, dtype=bool).T
+        prob = jax.nn.softmax(jnp.where(seen, sim, -1e30))
         factor = keep_factor(jax.random.fold_in(key, 0), (4, 2, length, length), 0.25)
         return jnp.einsum("BHLM,BMHK->BLHK", prob * factor, v_BLHK)
 
     def ours(*xs):
-        return banded_attention(*xs, max_unit=max_unit, dropout_rate=0.25, dropout_key=key)
+        return banded_attention(
+            *xs, max_unit=max_unit, window=window, dropout_rate=0.25, dropout_key=key
+        )
 
     close(value_and_gradients(ours, *args, ROWS), value_and_gradients(plain, *args, ROWS))
 
@@ -228,17 +291,17 @@ def test_what_cannot_serve_says_what_to_type():
 
 
 @pytest.mark.parametrize("size", [32, 128])
-@pytest.mark.parametrize("max_unit", [60, None])
-def test_splash_in_interpret_mode_equals_dense(size, max_unit):
-    unit_BL = random_units(1, 256, 60)
+@pytest.mark.parametrize("max_unit, window", [(60, None), (None, None), (250, 20)])
+def test_splash_in_interpret_mode_equals_dense(size, max_unit, window):
+    unit_BL = random_units(1, 256, 60 if window is None else 250)
     args = problem(unit_BL, heads=1, size=size)
     args[3][unit_BL == 0] = 0.0
 
     def splash(*xs):
-        return splash_attention(*xs, max_unit=max_unit, interpret=True)
+        return splash_attention(*xs, max_unit=max_unit, window=window, interpret=True)
 
     ours = value_and_gradients(splash, *args, unit_BL)
-    theirs = value_and_gradients(dense, *args, unit_BL)
+    theirs = value_and_gradients(lambda *xs: dense(*xs, window=window), *args, unit_BL)
     mask = (unit_BL > 0)[:, :, None, None]
     close((ours[0] * mask, *ours[1:]), (theirs[0] * mask, *theirs[1:]))
 
@@ -256,17 +319,21 @@ def test_flash_kernels_lower_for_their_platform(impl, platform, monkeypatch):
     shape = jax.ShapeDtypeStruct((2, 256, 2, 64), jnp.bfloat16)
     unit = jax.ShapeDtypeStruct((2, 256), jnp.int32)
 
-    def total(q_BLHK, k_BLHK, v_BLHK, unit_BL):
-        out_BLHK = packed_attention(q_BLHK, k_BLHK, v_BLHK, unit_BL, impl=impl, max_unit=128)
-        return out_BLHK.astype(jnp.float32).sum()
+    def text(window):
+        def total(*qkvu):
+            out_BLHK = packed_attention(*qkvu, impl=impl, max_unit=128, window=window)
+            return out_BLHK.astype(jnp.float32).sum()
 
-    step = jax.jit(jax.grad(total, (0, 1, 2)))
-    off = [export.DisabledSafetyCheck.custom_call(name) for name in CUDNN_CALLS]
-    text = export.export(step, platforms=[platform], disabled_checks=off)(
-        shape, shape, shape, unit
-    ).mlir_module()
+        step = jax.jit(jax.grad(total, (0, 1, 2)))
+        off = [export.DisabledSafetyCheck.custom_call(name) for name in CUDNN_CALLS]
+        lower = export.export(step, platforms=[platform], disabled_checks=off)
+        return lower(shape, shape, shape, unit).mlir_module()
+
+    # one line calls it: the texts name the line
+    plain, windowed, idle = (text(window) for window in (None, 64, 127))
     names = ("tpu_custom_call",) if platform == "tpu" else CUDNN_CALLS
-    assert all(name in text for name in names)
+    assert all(name in plain and name in windowed for name in names)
+    assert idle == plain != windowed  # 127 hides nothing of units of 128
 
 
 CUDNN_CALLS = ("__cudnn$fmhaScaleBiasSoftmax", "__cudnn$fmhaScaleBiasSoftmaxBackward")

@@ -1,11 +1,11 @@
-"""Attention inside units and its gradient, slot by slot, in float64."""
+"""Attention inside units, with or without a window, and its gradient, slot by slot, in float64."""
 
 from __future__ import annotations
 
 import numpy as np
 
 
-def packed_attention(q_BLHK, k_BLHK, v_BLHK, unit_BL, g_BLHK):
+def packed_attention(q_BLHK, k_BLHK, v_BLHK, unit_BL, g_BLHK, window=None):
     """Return the output, and the gradients of sum(g * output) for q, k and v."""
     q, k, v, g = (np.asarray(x, np.float64) for x in (q_BLHK, k_BLHK, v_BLHK, g_BLHK))
     out, dq, dk, dv = (np.zeros_like(q) for _ in range(4))
@@ -14,6 +14,8 @@ def packed_attention(q_BLHK, k_BLHK, v_BLHK, unit_BL, g_BLHK):
         for h in range(heads):
             for i in range(length):
                 seen = [j for j in range(length) if unit_BL[b, j] == unit_BL[b, i]]
+                if window is not None:
+                    seen = [j for j in seen if abs(i - j) <= window]
                 sim = k[b, seen, h] @ q[b, i, h] / np.sqrt(size)
                 prob = np.exp(sim - sim.max())
                 prob /= prob.sum()
