@@ -24,7 +24,7 @@ from jalign.errors import BadData, ConfigError
 from jalign.hf.limits import check_config, check_shapes
 from jalign.hf.tensors import Tensors, open_tensors, read_json, write_tensors
 
-CONFIG_BYTES = 16 << 20
+CONFIG_BYTES = 4 << 20
 MARK = "jalign.json"  # in exported folders: what binds the tokenizer to the weights
 TOKENIZER_FILES = (
     "tokenizer.json",
