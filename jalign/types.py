@@ -80,17 +80,28 @@ class Objective(NamedTuple):
     """What `make(cfg, encoder)` of `objectives/<name>.py` returns.
 
     `loss(params, aux, batches, key)` is pure and gets the batches of `streams`; `key=None` means
-    evaluation. `splits=False` says that its negatives are the whole batch: gradient accumulation
-    may not split it.
+    evaluation. `parts` names losses that share their passes: `loss` then returns one Loss for each,
+    with weights of their own. `splits=False` says that its negatives are the whole batch: gradient
+    accumulation may not split it.
     """
 
     streams: tuple[str, ...]
     reads: tuple[str, ...]
-    loss: Callable[[Params, Aux, Batches, Key | None], Loss]
+    loss: Callable[[Params, Aux, Batches, Key | None], Loss | Mapping[str, Loss]]
     heads: Mapping[str, nn.Module] = {}
     init_aux: Callable[[Params], Aux] = no_aux
     update_aux: Callable[[Aux, Params, Any], Aux] = keep_aux
     splits: bool = True
+    parts: tuple[str, ...] = ()
+
+    def names(self, name: str) -> tuple[str, ...]:
+        """Return the names of its losses where the objective is called `name`."""
+        return tuple(f"{name}.{part}" for part in self.parts) or (name,)
+
+    def losses(self, name: str, *args: Any) -> dict[str, Loss]:
+        """Return what `loss(*args)` returns, by `names(name)`."""
+        found = self.loss(*args)
+        return {f"{name}.{p}": found[p] for p in self.parts} if self.parts else {name: found}
 
 
 class TokenIds(NamedTuple):
@@ -108,13 +119,15 @@ class Encoder(NamedTuple):
     `module` has the methods `__call__` (hidden states), `transform` (masked-LM transform) and
     `output` (table, bias). `num_groups`: shards of the batch axis, so that gathering positions
     stays inside a shard. `max_unit`: longest attention unit of each stream, for attention forms
-    that profit from it.
+    that profit from it. `first_layers(params, num)`: the module that ends after layer `num` and its
+    parameters.
     """
 
     module: nn.Module
     tokens: TokenIds
     num_groups: int = 1
     max_unit: Mapping[str, int] = {}
+    first_layers: Callable[[Params, int], tuple[nn.Module, Params]] | None = None
 
 
 class Result(NamedTuple):

@@ -40,9 +40,10 @@ def make(cfg: Config, setting: EvalSetting) -> Callable[[Params], Iterator[Resul
     def means(params, aux, batches):
         out = {}
         for name, objective in setting.objectives.items():
-            loss = objective.loss(params, aux.get(name, {}), batches, None)
-            out |= {(name, "loss"): Mean(loss.total, loss.count)}
-            out |= {(name, k): m for k, m in loss.metrics.items() if k != "over_cap"}
+            losses = objective.losses(name, params, aux.get(name, {}), batches, None)
+            for n, loss in losses.items():
+                out |= {(n, "loss"): Mean(loss.total, loss.count)}
+                out |= {(n, k): m for k, m in loss.metrics.items() if k != "over_cap"}
         return jax.lax.with_sharding_constraint(out, setting.replicated)
 
     def num_batches() -> int:

@@ -27,9 +27,9 @@ NORMS = ("per_loss_mean", "global_count")
 class StepConfig:
     """How losses are put together.
 
-    `weights`: step -> weight of each objective. `norm`: "per_loss_mean" adds weight x mean of each
-    loss; "global_count" divides the weighted sum of all totals by the sum of all counts (fairseq,
-    methods.md 1.4). `accumulate`: microbatches per step.
+    `weights`: step -> weight of each loss, by `Objective.names`. `norm`: "per_loss_mean" adds
+    weight x mean of each loss; "global_count" divides the weighted sum of all totals by the sum of
+    all counts (fairseq, methods.md 1.4). `accumulate`: microbatches per step.
     """
 
     weights: Mapping[str, Callable[[Array], Array]]
@@ -100,10 +100,10 @@ def _grads_at_once(
     """One backward pass for the sum of all objectives."""
 
     def total(params: Params):
-        losses = {
-            name: o.loss(params, state.aux.get(name, {}), batches, name_key(key, name))
-            for name, o in objectives.items()
-        }
+        losses: dict[str, Loss] = {}
+        for name, o in objectives.items():
+            aux = state.aux.get(name, {})
+            losses |= o.losses(name, params, aux, batches, name_key(key, name))
         return _combine(losses, weights, cfg.norm), losses
 
     (_, losses), grads = jax.value_and_grad(total, has_aux=True)(state.params)
@@ -124,39 +124,49 @@ def _grads_in_parts(
     counts at the end.
 
     Equal to the big batch: the masks depend on rows only, and totals and counts are summed before
-    dividing.
+    dividing. Losses that share a pass take a backward pass each, unless they share the count too.
     """
     parts = _split(batches, cfg.accumulate)
-    grads, losses, sums = None, {}, {}
+    sums, losses = {}, {}
     for name, objective in objectives.items():
+        names = objective.names(name)
+        together = cfg.norm == "global_count" and len(names) > 1
+        pulls = [jnp.stack([weights[n] for n in names])] if together else list(jnp.eye(len(names)))
         aux, objective_key = state.aux.get(name, {}), name_key(key, name)
 
-        def total(params, part, objective=objective, aux=aux, objective_key=objective_key):
-            loss = objective.loss(params, aux, part, objective_key)
-            return loss.total, loss
+        def totals(params, part, objective=objective, name=name, aux=aux, key=objective_key):
+            found = objective.losses(name, params, aux, part, key)
+            return jnp.stack([loss.total for loss in found.values()]), found
 
-        grad_of = jax.value_and_grad(total, has_aux=True)
+        def grads_of(params, part, totals=totals, pulls=pulls):
+            _, pull, found = jax.vjp(lambda p: totals(p, part), params, has_aux=True)
+            return [pull(cotangent)[0] for cotangent in pulls], found
 
-        def body(carry, part, grad_of=grad_of):
-            (_, loss), grad = grad_of(state.params, part)
-            return jax.tree.map(jnp.add, carry, (grad, loss)), None
+        def body(carry, part, grads_of=grads_of):
+            return jax.tree.map(jnp.add, carry, grads_of(state.params, part)), None
 
         first = jax.tree.map(lambda x: x[0], parts)
-        zero = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype),
-            jax.eval_shape(
-                lambda p, b, g=grad_of: (g(p, b)[1], g(p, b)[0][1]), state.params, first
-            ),
-        )
-        (sums[name], losses[name]), _ = jax.lax.scan(body, zero, parts)
-    counts = {n: loss.count for n, loss in losses.items()}
-    everything = sum(counts.values())
-    for name in objectives:
-        count = everything if cfg.norm == "global_count" else counts[name]
-        scale = weights[name] / jnp.maximum(count, 1.0)
-        scaled = jax.tree.map(lambda g, s=scale: g * s, sums[name])
+        shapes = jax.eval_shape(grads_of, state.params, first)
+        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        (grads, found), _ = jax.lax.scan(body, zero, parts)
+        sums |= {names[0]: (1.0, grads[0])} if together else _weighted(names, weights, grads)
+        losses |= found
+    return _divide(sums, losses, cfg.norm), losses
+
+
+def _weighted(names: tuple[str, ...], weights, grads: list[Params]) -> dict[str, tuple]:
+    return {n: (weights[n], grad) for n, grad in zip(names, grads, strict=True)}
+
+
+def _divide(sums: Mapping[str, tuple], losses: Mapping[str, Loss], norm: str) -> Params:
+    """Add weight x summed gradient / count over the losses."""
+    everything, grads = sum(loss.count for loss in losses.values()), None
+    for name, (weight, total) in sums.items():
+        count = everything if norm == "global_count" else losses[name].count
+        scale = weight / jnp.maximum(count, 1.0)
+        scaled = jax.tree.map(lambda g, s=scale: g * s, total)
         grads = scaled if grads is None else jax.tree.map(jnp.add, grads, scaled)
-    return grads, losses
+    return grads
 
 
 def make_train_step(
@@ -171,7 +181,7 @@ def make_train_step(
     grads_of = _grads_in_parts if cfg.accumulate > 1 else _grads_at_once
 
     def step(state: TrainState, batches: Batches, key: Key) -> tuple[TrainState, StepOutput]:
-        weights = {name: cfg.weights[name](state.step) for name in objectives}
+        weights = {name: weight(state.step) for name, weight in cfg.weights.items()}
         key = jax.random.fold_in(key, state.step)
         grads, losses = grads_of(objectives, cfg, state, batches, key, weights)
         loss = _combine(losses, weights, cfg.norm)
@@ -183,7 +193,7 @@ def make_train_step(
         )
         params = optax.apply_updates(state.params, updates)
         aux = {
-            n: o.update_aux(state.aux.get(n, {}), params, losses[n].carry)
+            n: o.update_aux(state.aux.get(n, {}), params, _carry(o, n, losses))
             for n, o in objectives.items()
         }
         new = TrainState(state.step + 1, params, opt, aux)
@@ -195,3 +205,10 @@ def make_train_step(
         return new, StepOutput(loss, norm, cfg.schedule(state.step), finite, means, metrics)
 
     return step
+
+
+def _carry(objective: Objective, name: str, losses: Mapping[str, Loss]):
+    """Return what an objective's losses carry: by part where it has parts."""
+    if not objective.parts:
+        return losses[name].carry
+    return {part: losses[f"{name}.{part}"].carry for part in objective.parts}
