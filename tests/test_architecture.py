@@ -23,7 +23,8 @@ FLOORS = (
     {"types", "config", "schedule"},
     {"plugin", "errors"},
 )
-SIDEWAYS = {("train", "evals"), ("cli", "__main__"), ("__main__", "cli")}
+# data reads link files with the parser that the metrics have: one format, one place
+SIDEWAYS = {("train", "evals"), ("cli", "__main__"), ("__main__", "cli"), ("data", "metrics")}
 # package -> the only files that may import it; a trailing slash means the whole folder
 ONLY_IN = {
     "orbax": ("jalign/train/checkpoint.py",),

@@ -31,13 +31,58 @@ def xlmr_base() -> dict:
     )
 
 
-def small(hidden: int = 256, layers: int = 4, **changes) -> dict:
-    """Shape for two CPU cores: float32 (bf16 is slower there), no dropout, layers unrolled."""
-    shape = xlmr_base() | dict(
+def mbert_base() -> dict:
+    """Shape of multilingual BERT base, cased: XLM-R's but for 119,547 words, positions from 0, two
+    token types (Devlin et al. 2019 and its released config).
+    """
+    changes = dict(max_positions=512, first_position=0, type_vocab_size=2, layer_norm_eps=1e-12)
+    return xlmr_base() | changes
+
+
+def mmbert_base() -> dict:
+    """Shape of mmBERT base as released (Marone et al. 2025): 307 M parameters with its 256,000
+    words.
+    """
+    return dict(
+        family="modernbert",
+        vocab_size=0,
+        hidden=768,
+        layers=22,
+        heads=12,
+        mlp=1152,
+        max_positions=8192,
+        global_every=3,
+        local_attention=128,
+        global_theta=160_000.0,
+        local_theta=160_000.0,
+        layer_norm_eps=1e-5,
+        **choices(),
+    )
+
+
+def choices(**changes) -> dict:
+    """Entries of the encoder that a run chooses; all others come from `init` where it has one."""
+    entries = dict(
+        dropout=0.0,
+        attention_dropout=0.0,
+        dtype="bfloat16",
+        attention="auto",
+        remat=False,
+        unroll=1,
+    )
+    return entries | changes
+
+
+def small(hidden: int = 256, layers: int = 4, *, base: dict | None = None, **changes) -> dict:
+    """Shape for two CPU cores, XLM-R's or that of `base`: float32 (bf16 is slower there), no
+    dropout, layers unrolled.
+    """
+    base = base or xlmr_base()
+    shape = base | dict(
         hidden=hidden,
         layers=layers,
         heads=hidden // 64,
-        mlp=4 * hidden,
+        mlp=hidden * base["mlp"] // base["hidden"],
         dropout=0.0,
         attention_dropout=0.0,
         dtype="float32",
@@ -58,7 +103,8 @@ def pair(rows: int, row_length: int, **changes) -> dict:
 
 def _stream(rows: int, row_length: int) -> dict:
     """Return what all streams share; every entry stands here, so that flags can change it."""
-    return dict(rows=rows, row_length=row_length, max_unit=0, sources=(), swap=False)
+    size = dict(rows=rows, row_length=row_length, max_unit=0)
+    return size | dict(sources=(), swap=False, lexicons="", links="")
 
 
 def adamw(lr: float, warmup_steps: int, **changes) -> dict:
@@ -81,10 +127,23 @@ def adamw(lr: float, warmup_steps: int, **changes) -> dict:
     )
 
 
+def heldout_and_retrieval(every: int) -> dict:
+    """Held-out loss and masked accuracy, and retrieval of translations; the best average is
+    kept.
+    """
+    return dict(
+        every=every,
+        at_start=False,
+        best="retrieval/accuracy/avg",
+        tasks=dict(heldout=dict(), retrieval=dict(candidates=1000, rows=8)),
+    )
+
+
 def run(**entries) -> ConfigDict:
     """Make a config with the defaults that a run may want to change on the command line."""
     defaults = dict(
         seed=0,
+        init="",
         norm="per_loss_mean",
         accumulate=1,
         log_every=50,

@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
     run_config = read_config(fv, RunConfig)
     _set_up_jax(jax, fv.distributed)
     try:
-        run = make_run(run_config)
+        run = make_run(run_config, workdir=Path(fv.workdir))
     except ManifestError as error:
         raise ConfigError(str(error)) from error
     return train(run, Path(fv.workdir))

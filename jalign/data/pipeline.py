@@ -13,6 +13,13 @@ from dataclasses import dataclass
 import grain.python as grain
 import numpy as np
 
+from jalign.data.links import (
+    Linker,
+    file_links,
+    lexicon_links,
+    open_lexicons,
+    open_link_files,
+)
 from jalign.data.records import Manifest, open_source
 from jalign.data.rows import Layout, Part, RowSource, Specials
 from jalign.data.shuffle import make_key
@@ -27,7 +34,8 @@ class StreamConfig:
 
     `sources`: names from the manifest, empty for all. `pair_sides`: a single-text stream also reads
     each side of the pairs as text. `alpha`: temperature exponent over languages or pairs. `rows`:
-    rows of the global batch.
+    rows of the global batch. `lexicons`: folder of `jalign lexicon`, `links`: folder of Pharaoh
+    files, one of which gives pairs word links.
     """
 
     layout: str
@@ -38,6 +46,15 @@ class StreamConfig:
     sources: tuple[str, ...] = ()
     pair_sides: bool = True
     swap: bool = False
+    lexicons: str = ""
+    links: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the sources of links. Raises: ValueError naming the entries."""
+        if self.lexicons and self.links:
+            raise ValueError("lexicons and links both give word links: set one of them only")
+        if (self.lexicons or self.links) and self.layout == "single":
+            raise ValueError("layout 'single' has no pairs to link: remove lexicons and links")
 
 
 def make_stream(
@@ -70,7 +87,21 @@ def make_stream(
     layout = Layout(cfg.layout, cfg.row_length, cfg.max_unit or cfg.row_length, cfg.swap)
     salt = int.from_bytes(name.encode()[:7].ljust(7, b"\0"), "little")
     stream_seed = int(make_key(seed, salt) >> np.uint64(1))
-    return RowSource(parts, layout, specials, alpha=cfg.alpha, seed=stream_seed, once=once)
+    linker = _make_linker(manifest, cfg, split) if cfg.lexicons or cfg.links else None
+    return RowSource(
+        parts, layout, specials, alpha=cfg.alpha, seed=stream_seed, once=once, linker=linker
+    )
+
+
+def _make_linker(manifest: Manifest, cfg: StreamConfig, split: str) -> Linker | None:
+    sources = list(_chosen(manifest, cfg, "pair", split))
+    if cfg.lexicons:
+        names = [s.name for s in sources]
+        return lexicon_links(open_lexicons(cfg.lexicons, names, manifest.tokenizer_sha256))
+    if split != "train":
+        return None  # the files say nothing of held-out pairs
+    counts = {s.name: len(s.sides[0].offsets) - 1 for s in sources}
+    return file_links(open_link_files(cfg.links, counts))
 
 
 def _chosen(manifest: Manifest, cfg: StreamConfig, stream: str, split: str) -> Iterator:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jalign.data.links import Linker, PairText
 from jalign.data.packing import PackedOnce, PackedRows
 from jalign.data.records import Side
 from jalign.data.shuffle import make_key, temperature_weights
@@ -24,6 +25,7 @@ from jalign.data.shuffle import make_key, temperature_weights
 LAYOUTS = ("single", "joint", "separate")
 SPECIALS = {"single": 2, "joint": 3, "separate": 4}
 FIELDS = ("ids", "example", "side", "position", "word", "lang")
+LINK_FIELDS = ("links", "link_weight")
 SIDE_SRC, SIDE_TRG = 1, 2
 
 
@@ -135,8 +137,6 @@ class RowSource:
     [i, i + n).
     """
 
-    fields = (*FIELDS, "row")
-
     def __init__(
         self,
         parts: Sequence[Part],
@@ -146,9 +146,10 @@ class RowSource:
         alpha: float = 1.0,
         seed: int = 0,
         once: bool = False,
+        linker: Linker | None = None,
     ) -> None:
         """Index the parts and plan the packing: endless and shuffled, or with `once` each example
-        one time.
+        one time. `linker` gives the pairs of a batch their `links` and `link_weight`.
 
         Raises: ValueError where nothing fits the layout.
         """
@@ -161,7 +162,8 @@ class RowSource:
                 f"no example of {[p.name for p in parts]} fits {layout}: raise max_unit or "
                 "row_length"
             )
-        self.layout, self.specials, self.seed = layout, specials, seed
+        self.layout, self.specials, self.seed, self.linker = layout, specials, seed, linker
+        self.fields = (*FIELDS, "row", *(LINK_FIELDS if linker else ()))
         self.shares = _shares(self.index, alpha)
         sizes = [i.size for i in self.index]
         self.packed: PackedRows | PackedOnce
@@ -184,7 +186,7 @@ class RowSource:
 
     def rows(self, first: int, num: int) -> dict[str, np.ndarray]:
         """Return the packed fields of rows [first, first + num), int32 [num, L], and `row` int32
-        [num].
+        [num]; with a linker `links` int32 [num, L, 2] and `link_weight` float32 [num, L] too.
         """
         batch = {name: np.zeros((num, self.layout.row_length), np.int32) for name in FIELDS}
         batch["ids"][:] = self.specials.pad
@@ -193,7 +195,32 @@ class RowSource:
             fields = {name: values[r] for name, values in batch.items()}
             self._fill(fields, first + r)
         batch["row"] = (np.arange(first, first + num) & 0x7FFFFFFF).astype(np.int32)
-        return batch
+        return batch | self._links(batch, first) if self.linker else batch
+
+    def _links(self, batch: dict[str, np.ndarray], first: int) -> dict[str, np.ndarray]:
+        """Ask the linker about all pairs of a batch at once; as many links as slots are kept, the
+        heaviest.
+        """
+        num, length = batch["ids"].shape
+        texts, slots = [], []
+        for r in range(num):
+            for number, (source, record) in enumerate(self.records(first + r), start=1):
+                mine = batch["example"][r] == number
+                sides = [np.flatnonzero(mine & (batch["side"][r] == s)) for s in (1, 2)]
+                fields = [batch[name][r][at] for at in sides for name in ("ids", "word")]
+                texts.append(PairText(source.partition("/")[2], record, *fields))
+                slots.append((r, *sides))
+        found: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in range(num)]
+        for (r, src, trg), (pieces, weight) in zip(slots, self.linker(texts), strict=True):
+            found[r].append((np.stack([src[pieces[:, 0]], trg[pieces[:, 1]]], axis=1), weight))
+        links = np.full((num, length, 2), -1, np.int32)
+        weights = np.zeros((num, length), np.float32)
+        for r, parts in enumerate(found):
+            if parts:
+                pairs, weight = (np.concatenate(x) for x in zip(*parts, strict=True))
+                best = np.argsort(-weight, kind="stable")[:length]
+                links[r, : best.size], weights[r, : best.size] = pairs[best], weight[best]
+        return {"links": links, "link_weight": weights}
 
     def _fill(self, fields: dict[str, np.ndarray], row: int) -> None:
         at = 0

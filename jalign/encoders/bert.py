@@ -228,7 +228,7 @@ class Bert(nn.Module):
             split_rngs={"params": True, "dropout": True},
             in_axes=nn.broadcast,
             length=cfg.layers,
-            unroll=cfg.unroll or cfg.layers,
+            unroll=cfg.unroll or max(cfg.layers, 1),
             metadata_params={nn.PARTITION_NAME: None},
         )
         last_ND, all_YND = stack(cfg, max_unit, deterministic, all_layers, name="layers")(
@@ -282,6 +282,8 @@ def first_layers(cfg: Config, params: Mapping[str, Any], num: int) -> tuple[Conf
     """Return the encoder that ends after layer `num`, and its parameters: what lies above is not
     computed.
     """
+    if num >= cfg.layers:
+        return cfg, dict(params)
     layers = jax.tree.map(lambda x: x[:num], params["layers"])
     return replace(cfg, layers=num), {**params, "layers": layers}
 

@@ -11,8 +11,8 @@ from jalign.types import Array, Batch, Key, TokenIds
 
 
 class MaskRates(NamedTuple):
-    """The share of tokens selected; of these, the share masked and the share replaced (the rest is
-    kept).
+    """The share of tokens selected, at most; of these, the share masked and the share replaced (the
+    rest is kept).
     """
 
     select: float = 0.15
@@ -20,12 +20,13 @@ class MaskRates(NamedTuple):
     replace: float = 0.1
 
 
-def select_tokens(key: Key, batch: Batch, rate: float) -> Array:
+def select_tokens(key: Key, batch: Batch, rate: float | Array) -> Array:
     """Select each content token (side > 0, never a special one) independently with `rate`. Bool
     [B, L].
 
     Row by row from `fold_in(key, row)`: the choice depends on neither the batch's size nor its
-    sharding, so gradient accumulation and every mesh see the same masks.
+    sharding, so gradient accumulation and every mesh see the same masks. A rate that changes over
+    the steps is an array; a higher one selects the same tokens and more.
     """
     length = batch["ids"].shape[1]
 

@@ -28,3 +28,15 @@ def unit_means(h_BLD: Array, unit_BL: Array, num_units: int) -> Array:
     # f32: means of many bf16 states lose the differences that retrieval compares
     total_BUD = jnp.einsum("BLU,BLD->BUD", member_BLU, h_BLD.astype(jnp.float32))
     return total_BUD / jnp.maximum(member_BLU.sum(axis=1), 1.0)[..., None]
+
+
+def scatter_links(batch: Batch) -> Array:
+    """Lay the batch's `links` [B, A, 2] (source slot, target slot, -1 padded) and `link_weight`
+    [B, A] out as a matrix: float32 [B, L, L], 0 where there is no link.
+    """
+    rows, length = batch["ids"].shape
+    src_BA, trg_BA = batch["links"][..., 0], batch["links"][..., 1]
+    src_BA = jnp.where(src_BA < 0, length, src_BA)  # out of range: dropped
+    row_BA = jnp.arange(rows)[:, None]
+    empty_BLL = jnp.zeros((rows, length, length), jnp.float32)
+    return empty_BLL.at[row_BA, src_BA, trg_BA].max(batch["link_weight"], mode="drop")

@@ -1,8 +1,8 @@
 """Train: the loop, read top to bottom.
 
-In: a checked `Run` and a workdir. Out: checkpoints, metrics.jsonl, results.jsonl, TensorBoard
-files, and an exit code: 0 done, 143 saved after SIGTERM, 130 after Ctrl-C; `Diverged` carries 4.
-Resumes by itself from the newest complete checkpoint.
+In: a checked `Run` and a workdir. Out: checkpoints, model.json and the tokenizer, metrics.jsonl,
+results.jsonl, TensorBoard files, and an exit code: 0 done, 143 saved after SIGTERM, 130 after
+Ctrl-C; `Diverged` carries 4. Resumes by itself from the newest complete checkpoint.
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ import flax.linen as nn
 import jax
 
 from jalign.data.pipeline import load_batches
+from jalign.errors import ConfigError
 from jalign.nn.attention import choose_attention
 from jalign.train import mesh as mesh_lib
 from jalign.train.checkpoint import Checkpoints, check_same_run
 from jalign.train.evaluator import Evaluator
 from jalign.train.log import Log, format_duration
+from jalign.train.model_file import MODEL_FILE
 from jalign.train.rates import Rates
 from jalign.train.run import Run
+from jalign.train.start import write_description
 from jalign.train.stop import StopFlag
 from jalign.train.watch import Watch
 from jalign.types import TrainState
@@ -44,6 +47,8 @@ def train(run: Run, workdir: Path) -> int:
         state, start, notes = _restore_or_init(run, checkpoints)
         if start == 0 and jax.process_index() == 0:
             (workdir / "config.json").write_text(json.dumps(run.facts()["config"], indent=1))
+        if jax.process_index() == 0 and (start == 0 or not (workdir / MODEL_FILE).exists()):
+            write_description(workdir, run.manifest.folder, run.description)
         log = Log(workdir, run.cfg.steps, start=start, writes=jax.process_index() == 0)
         try:
             _introduce(run, log, start, notes)
@@ -57,7 +62,13 @@ def _restore_or_init(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, in
     latest = checkpoints.latest_step()
     if latest is None:
         return run.init_state(), 0, []
-    changed = check_same_run(checkpoints.read_meta(latest), run.facts())
+    saved = checkpoints.read_meta(latest)
+    if "config" not in saved:
+        raise ConfigError(
+            "this workdir is an imported model, not a run: name it as config.init, and another "
+            "--workdir"
+        )
+    changed = check_same_run(saved, run.facts())
     return checkpoints.restore(latest, run.abstract), latest, changed
 
 
@@ -70,6 +81,8 @@ def _introduce(run: Run, log: Log, start: int, changed: list[str]) -> None:
         f"{cfg.name}: {num_params / 1e6:.1f} M parameters, mesh {dict(run.mesh.shape)} of "
         f"{device.device_kind}, {jax.process_count()} process(es), {encoder.dtype}"
     )
+    for note in () if start else run.notes:
+        log.say(note)
     for name, stream in run.source.streams.items():
         layout, shares = (
             stream.layout,

@@ -26,12 +26,12 @@ from jalign.data.records import Manifest, read_manifest
 from jalign.data.rows import Specials
 from jalign.data.tokenizer import Tokenizer, load_tokenizer
 from jalign.errors import ConfigError
+from jalign.schedule import make_value
 from jalign.train import mesh as mesh_lib
 from jalign.train.optim import OptimConfig, make_optimizer, make_schedule
+from jalign.train.start import Start, describe, place, read_start, say_what_is_fresh
 from jalign.train.step import StepConfig, check_objectives, make_train_step, name_key
 from jalign.types import Encoder, EvalSetting, Objective, TokenIds, TrainState
-
-Weight = float | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,11 @@ class DivergenceConfig:
 class RunConfig:
     """One run.
 
-    `objectives`: name -> its entries, `weight` (a number or a schedule) and optionally `kind`, its
-    file. `count_rows`: start the output bias at the log frequency of the words in so many rows of
-    each stream (0: at zero), so that a short run need not learn frequencies first.
+    `init`: a Hugging Face folder, an imported model or a workdir whose encoder is continued; the
+    encoder section then holds only what is the run's choice. `objectives`: name -> its entries,
+    `weight` (a number or a schedule) and optionally `kind`, its file. `count_rows`: start the
+    output bias at the log frequency of the words in so many rows of each stream (0: at zero), so
+    that a short run need not learn frequencies first.
     """
 
     data: str
@@ -72,6 +74,7 @@ class RunConfig:
     objectives: Mapping[str, Mapping]
     name: str = "run"
     seed: int = 0
+    init: str = ""
     norm: str = "per_loss_mean"
     accumulate: int = 1
     log_every: int = 50
@@ -90,11 +93,20 @@ class RunConfig:
                 raise ValueError(f"{name}={getattr(self, name)}: need at least 1")
         if not self.objectives:
             raise ValueError("objectives is empty: name at least one, such as objectives.mlm")
+        if self.init and self.count_rows:
+            raise ValueError(
+                f"count_rows={self.count_rows} would overwrite the output bias of "
+                f"init={self.init!r}: set one of them only"
+            )
 
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that the loop needs, built and checked."""
+    """Everything that the loop needs, built and checked.
+
+    `cfg` has its encoder section filled in where the run starts from `init`; `description` is the
+    content of model.json; `notes` are lines for the log.
+    """
 
     cfg: RunConfig
     manifest: Manifest
@@ -108,6 +120,8 @@ class Run:
     abstract: TrainState
     init_state: Callable[[], TrainState]
     setting: EvalSetting
+    description: Mapping[str, Any]
+    notes: Sequence[str] = ()
 
     def put(self, batches: Mapping[str, Mapping]) -> dict[str, dict[str, jax.Array]]:
         """Place this process's rows of a step on its devices."""
@@ -127,30 +141,12 @@ class Run:
         }
 
 
-def make_weight(weight: Weight, where: str) -> Callable[[jax.Array], jax.Array]:
-    """Turn a number, or {begin, end, steps, delay}, into step -> weight: linear after `delay`
-    steps.
-
-    Raises: ConfigError for other entries.
-    """
-    if isinstance(weight, (int, float)):
-        return lambda step: jnp.float32(weight)
-    unknown = set(weight) - {"begin", "end", "steps", "delay"}
-    if unknown or "steps" not in weight:
-        raise ConfigError(
-            f"{where}={dict(weight)}: need a number, or begin, end, steps and optionally delay"
-        )
-    return optax.linear_schedule(
-        float(weight.get("begin", 0.0)),
-        float(weight.get("end", 1.0)),
-        int(weight["steps"]),
-        int(weight.get("delay", 0)),
-    )
-
-
-def make_run(cfg: RunConfig, devices: Sequence[jax.Device] | None = None) -> Run:
+def make_run(
+    cfg: RunConfig, devices: Sequence[jax.Device] | None = None, *, workdir: Path | None = None
+) -> Run:
     """Build a run on all devices, or on those given.
 
+    A run with `init` that has a checkpoint in `workdir` is built from there, without `init`.
     Raises: ConfigError (or ManifestError) that says what to type.
     """
     manifest = read_manifest(cfg.data)
@@ -159,6 +155,9 @@ def make_run(cfg: RunConfig, devices: Sequence[jax.Device] | None = None) -> Run
         raise ConfigError(
             f"{cfg.data}/tokenizer is not the one this data was prepared with: prepare it again"
         )
+    start = read_start(cfg.init, cfg.encoder, manifest, workdir) if cfg.init else None
+    if start:
+        cfg = dataclasses.replace(cfg, encoder=start.entries)
     mesh = mesh_lib.make_mesh(cfg.mesh, devices)
     encoder, encoder_cfg = _make_encoder(cfg, manifest, tokenizer, mesh)
     objectives, weights = _make_objectives(cfg, encoder)
@@ -166,36 +165,7 @@ def make_run(cfg: RunConfig, devices: Sequence[jax.Device] | None = None) -> Run
     source = _make_source(cfg, manifest, specials, mesh, objectives)
     fields = {name: set(source.streams[name].fields) for name in cfg.streams}
     check_objectives(objectives, fields, cfg.accumulate)
-
-    family = plugin.load("encoders", cfg.encoder.get("family", "bert"))
-
-    def init_boxed(key):
-        params = {"encoder": family.init_params(encoder.module, key)}
-        sample = jnp.zeros((1, encoder_cfg.hidden))  # heads take hidden states
-        for objective in objectives.values():
-            for name, head in objective.heads.items():
-                params[name] = head.init(name_key(key, name), sample)["params"]
-        return params
-
-    key = jax.random.key(cfg.seed)
-    boxed = jax.eval_shape(init_boxed, key)
-    optimizer = make_optimizer(cfg.optimizer, cfg.steps, nn.unbox(boxed))
-
-    def init_state(key, bias_V=None) -> TrainState:
-        params = nn.unbox(init_boxed(key))
-        if bias_V is not None:
-            params["encoder"] = family.with_output_bias(params["encoder"], bias_V)
-        aux = {name: o.init_aux(params) for name, o in objectives.items()}
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), aux)
-
-    def first_bias():
-        return (
-            log_frequency(source, cfg.count_rows, encoder_cfg.vocab_size)
-            if cfg.count_rows
-            else None
-        )
-
-    shardings = _state_shardings(jax.eval_shape(init_state, key), boxed, optimizer, mesh)
+    optimizer, abstract, init_state = _make_state(cfg, mesh, encoder, objectives, source, start)
     step_cfg = StepConfig(
         weights,
         cfg.norm,
@@ -206,12 +176,10 @@ def make_run(cfg: RunConfig, devices: Sequence[jax.Device] | None = None) -> Run
     step = jax.jit(
         make_train_step(objectives, optimizer, step_cfg),
         donate_argnums=0,
-        out_shardings=(shardings, mesh_lib.replicated(mesh)),
-    )
-    abstract = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        jax.eval_shape(init_state, key),
-        shardings,
+        out_shardings=(
+            jax.tree.map(lambda x: x.sharding, abstract),
+            mesh_lib.replicated(mesh),
+        ),
     )
     setting = EvalSetting(
         manifest,
@@ -222,6 +190,7 @@ def make_run(cfg: RunConfig, devices: Sequence[jax.Device] | None = None) -> Run
         lambda batch, rows: mesh_lib.put_batch(batch, mesh, rows),
         mesh_lib.replicated(mesh),
     )
+    family = cfg.encoder.get("family", "bert")
     return Run(
         cfg,
         manifest,
@@ -233,9 +202,71 @@ def make_run(cfg: RunConfig, devices: Sequence[jax.Device] | None = None) -> Run
         optimizer,
         step,
         abstract,
-        lambda: jax.jit(init_state, out_shardings=shardings)(key, first_bias()),
+        init_state,
         setting,
+        describe(manifest, family, encoder_cfg, cfg.objectives, start),
+        start.notes if start else (),
     )
+
+
+def _make_state(
+    cfg: RunConfig,
+    mesh: Mesh,
+    encoder: Encoder,
+    objectives: Mapping[str, Objective],
+    source: BatchSource,
+    start: Start | None,
+) -> tuple[optax.GradientTransformation, TrainState, Callable[[], TrainState]]:
+    """Return the optimiser, the state's shapes with their shardings, and how to make the first."""
+    family = plugin.load("encoders", cfg.encoder.get("family", "bert"))
+    encoder_cfg, key = encoder.module.cfg, jax.random.key(cfg.seed)
+
+    def draw_boxed(key):
+        params = {"encoder": family.init_params(encoder.module, key)}
+        sample = jnp.zeros((1, encoder_cfg.hidden))  # heads take hidden states
+        for objective in objectives.values():
+            for name, head in objective.heads.items():
+                params[name] = head.init(name_key(key, name), sample)["params"]
+        return params
+
+    boxed = jax.eval_shape(draw_boxed, key)
+    optimizer = make_optimizer(cfg.optimizer, cfg.steps, nn.unbox(boxed))
+
+    def complete(params) -> TrainState:
+        aux = {name: o.init_aux(params) for name, o in objectives.items()}
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), aux)
+
+    def draw_state(key, bias_V=None) -> TrainState:
+        params = nn.unbox(draw_boxed(key))
+        if bias_V is not None:
+            params["encoder"] = family.with_output_bias(params["encoder"], bias_V)
+        return complete(params)
+
+    shapes = jax.eval_shape(draw_state, key)
+    shardings = _state_shardings(shapes, boxed, optimizer, mesh)
+
+    def init_state() -> TrainState:
+        if start:
+            params = place(start, shardings.params, lambda: nn.unbox(draw_boxed(key)))
+            # Without the parameters: handed through, jit would hold them twice.
+            rest = jax.jit(
+                lambda params: complete(params).replace(params=None),
+                out_shardings=shardings.replace(params=None),
+            )
+            return rest(params).replace(params=params)
+        bias_V = (
+            log_frequency(source, cfg.count_rows, encoder_cfg.vocab_size)
+            if cfg.count_rows
+            else None
+        )
+        return jax.jit(draw_state, out_shardings=shardings)(key, bias_V)
+
+    if start:
+        say_what_is_fresh(start, shapes.params)
+    abstract = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+    )
+    return optimizer, abstract, init_state
 
 
 def log_frequency(source: BatchSource, num_rows: int, vocab_size: int) -> np.ndarray:
@@ -269,20 +300,40 @@ def _make_encoder(
                 f"config.streams.{name}.max_unit={encoder_cfg.positions}"
             )
     tokens = TokenIds(tokenizer.mask_id, tuple(tokenizer.special_ids))
-    encoder = Encoder(family.make(encoder_cfg), tokens, mesh_lib.num_batch_shards(mesh), max_unit)
+
+    def first_layers(params, num: int):
+        cut, params = family.first_layers(encoder_cfg, params, num)
+        return family.make(cut), params
+
+    shards = mesh_lib.num_batch_shards(mesh)
+    encoder = Encoder(family.make(encoder_cfg), tokens, shards, max_unit, first_layers)
     return encoder, encoder_cfg
 
 
 def _make_objectives(cfg: RunConfig, encoder: Encoder):
     objectives, weights = {}, {}
     for name, entries in cfg.objectives.items():
-        entries = dict(entries)
-        weights[name] = make_weight(entries.pop("weight", 1.0), f"config.objectives.{name}.weight")
+        entries, where = dict(entries), f"config.objectives.{name}"
+        weight = entries.pop("weight", 1.0)
         module = plugin.load("objectives", entries.pop("kind", name))
-        objectives[name] = module.make(
-            config.build(module.Config, entries, f"config.objectives.{name}"), encoder
-        )
+        try:
+            objective = module.make(config.build(module.Config, entries, where), encoder)
+        except ConfigError:
+            raise
+        except ValueError as error:
+            raise ConfigError(f"{where}: {error}") from error
+        objectives[name] = objective
+        weights |= _make_weights(name, objective, weight, f"{where}.weight")
     return objectives, weights
+
+
+def _make_weights(name: str, objective: Objective, weight: Any, where: str) -> dict[str, Callable]:
+    """Give each loss of an objective its weight: one for all, or one for each part by its name."""
+    if objective.parts and isinstance(weight, Mapping) and set(weight) & set(objective.parts):
+        if set(weight) != set(objective.parts):
+            raise ConfigError(f"{where}={dict(weight)}: need {', '.join(objective.parts)}")
+        return {f"{name}.{p}": make_value(w, f"{where}.{p}") for p, w in weight.items()}
+    return {n: make_value(weight, where) for n in objective.names(name)}
 
 
 def _make_source(

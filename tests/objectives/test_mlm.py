@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from jalign import config
 from jalign.encoders import bert
+from jalign.errors import ConfigError
 from jalign.nn.packed import unit_ids
 from jalign.objectives import mlm, tlm
 from jalign.types import Encoder, TokenIds
@@ -16,6 +18,7 @@ from tests.tiny import VOCAB, rows_of
 TOKENS = TokenIds(mask=VOCAB - 1, specials=(0, 1, 2, 3, VOCAB - 1))
 # Selects every token and keeps all of them: no draw matters, so that layouts can be compared.
 EVERYTHING = dict(rate=1 - 1e-9, mask=0.0, replace=0.0)
+BOTH = [(mlm, "mono", "single"), (tlm, "pair", "joint")]
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +34,8 @@ def params(encoder):
     return {"encoder": draw(jax.random.key(0))}
 
 
-def loss_of(objective, params, stream, batch, key=None):
-    return jax.jit(lambda b: objective.loss(params, {}, {stream: b}, key))(batch)
+def loss_of(objective, params, stream, batch, key=None, aux=None):
+    return jax.jit(lambda b, a: objective.loss(params, a, {stream: b}, key))(batch, aux or {})
 
 
 def one_example_per_row(packed):
@@ -49,9 +52,7 @@ def one_example_per_row(packed):
     return {name: np.array(values, np.int32) for name, values in alone.items()}
 
 
-@pytest.mark.parametrize(
-    "module, stream, layout", [(mlm, "mono", "single"), (tlm, "pair", "joint")]
-)
+@pytest.mark.parametrize("module, stream, layout", BOTH)
 def test_packed_loss_is_the_sum_over_examples_alone(encoder, params, module, stream, layout):
     objective = module.make(module.Config(**EVERYTHING), encoder)
     packed = rows_of(layout).rows(2, 2)
@@ -104,7 +105,75 @@ def test_the_evaluation_loss_is_the_same_at_every_call(encoder, params):
     assert first == again != other
 
 
-@pytest.mark.parametrize("bad", [dict(rate=0.0), dict(rate=1.0), dict(mask=0.9, replace=0.2)])
-def test_impossible_rates_are_refused(bad):
-    with pytest.raises(ValueError, match="masking needs"):
+STAIRS = {"values": (0.5, 0.15, 0.05), "boundaries": (2, 3)}
+
+
+@pytest.mark.parametrize("module, stream, layout", BOTH)
+def test_a_rate_on_a_schedule_decides_how_many_tokens_each_step_masks(
+    encoder, params, module, stream, layout
+):
+    objective = module.make(module.Config(rate=STAIRS), encoder)
+    source, aux = rows_of(layout), objective.init_aux(params)
+    loss = jax.jit(lambda aux, batch, key: objective.loss(params, aux, {stream: batch}, key))
+    rates = []
+    for step in range(5):
+        batch = source.rows(8 * step, 8)
+        out = loss(aux, batch, jax.random.key(step))
+        content, rate = (batch["side"] > 0).sum(), float(out.metrics["rate"].total)
+        spread = np.sqrt(content * rate * (1 - rate))
+        assert abs(out.count - content * rate) < 4 * spread
+        assert out.metrics["rate"].count == 1 and out.metrics["over_cap"].total == 0
+        rates.append(rate)
+        aux = objective.update_aux(aux, params, out.carry)
+    np.testing.assert_allclose(rates, [0.5, 0.5, 0.15, 0.05, 0.05], rtol=1e-6)
+
+
+def test_a_number_and_a_schedule_of_one_value_mask_the_same_tokens(encoder, params):
+    batch, key = rows_of("single").rows(0, 4), jax.random.key(2)
+    plain, scheduled = (
+        mlm.make(mlm.Config(rate=rate), encoder)
+        for rate in (0.15, {"begin": 0.15, "end": 0.15, "steps": 1})
+    )
+    assert plain.init_aux(params) == {} == plain.update_aux({}, params, ())
+    mine = loss_of(scheduled, params, "mono", batch, key, scheduled.init_aux(params))
+    theirs = loss_of(plain, params, "mono", batch, key)
+    np.testing.assert_allclose(mine.total, theirs.total, rtol=1e-6)
+    assert mine.count == theirs.count > 0
+    assert set(mine.metrics) - set(theirs.metrics) == {"rate"}
+
+
+def test_evaluation_masks_at_the_last_rate_whatever_the_step(encoder, params):
+    batch = rows_of("single").rows(0, 4)
+    scheduled, plain = (mlm.make(mlm.Config(rate=rate), encoder) for rate in (STAIRS, 0.05))
+    early, late = (
+        loss_of(scheduled, params, "mono", batch, aux={"step": np.int32(step)}) for step in (0, 9)
+    )
+    wanted = loss_of(plain, params, "mono", batch)
+    assert early.total == late.total and early.count == late.count == wanted.count > 0
+    np.testing.assert_allclose(early.total, wanted.total, rtol=1e-6)
+    assert "rate" not in early.metrics
+
+
+@pytest.mark.parametrize(
+    "bad, named",
+    [
+        (dict(rate=0.0), "rate=0.0"),
+        (dict(rate=1.0), "rate=1.0"),
+        (dict(rate=float("nan")), "rate=nan"),
+        (dict(mask=0.9, replace=0.2), "mask=0.9, replace=0.2"),
+        (dict(rate={"begin": 0.3, "end": 1.5, "steps": 9}), r"got rate\.end=1\.5$"),
+        (dict(rate={"end": 0.3, "steps": 9}), r"rate\.begin=0\.0"),  # lines begin at 0 if not said
+        (
+            dict(rate={"values": (0.3, 0.0, 2.0), "boundaries": (1, 2)}),
+            r"got rate\.values\[1\]=0\.0, rate\.values\[2\]=2\.0",
+        ),
+    ],
+)
+def test_impossible_rates_are_refused(bad, named):
+    with pytest.raises(ValueError, match=f"masking needs .*{named}"):
         mlm.Config(**bad)
+
+
+def test_a_schedule_with_a_wrong_entry_is_refused_with_the_name_of_its_objective():
+    with pytest.raises(ConfigError, match=r"^config\.objectives\.mlm: rate=.*need a number, or"):
+        config.build(mlm.Config, {"rate": {"from": 0.3}}, "config.objectives.mlm")

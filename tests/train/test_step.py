@@ -12,7 +12,7 @@ import pytest
 from jalign import config
 from jalign.errors import ConfigError
 from jalign.train.mesh import MeshConfig, make_mesh
-from jalign.train.run import RunConfig, make_run, make_weight
+from jalign.train.run import RunConfig, make_run
 from jalign.train.step import StepConfig, check_objectives, make_train_step
 from jalign.types import Loss, Objective, TrainState
 from tests.tiny import run_entries, write_tiny_dataset
@@ -129,14 +129,6 @@ def test_a_step_that_is_not_finite_changes_nothing_and_says_so(bad):
 def test_an_empty_loss_is_zero_not_nan():
     state, out = toy_step(0.0, 0.0)
     assert float(out.loss) == 0.0 and bool(out.finite)
-
-
-def test_weights_are_numbers_or_schedules():
-    ramp = make_weight({"begin": 0.0, "end": 1.0, "steps": 10, "delay": 5}, "here")
-    assert [float(ramp(s)) for s in (0, 5, 10, 15, 99)] == [0.0, 0.0, 0.5, 1.0, 1.0]
-    assert float(make_weight(0.25, "here")(7)) == 0.25
-    with pytest.raises(ConfigError, match="begin, end, steps"):
-        make_weight({"start": 1.0, "steps": 3}, "here")
 
 
 def test_objectives_are_checked_before_anything_compiles():

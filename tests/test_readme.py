@@ -1,0 +1,57 @@
+"""The lines of README that import, use and export a model run as they stand."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import numpy as np
+import pytest
+import transformers
+
+from jalign import config
+from jalign.cli.main import main
+from jalign.train.loop import train
+from jalign.train.run import RunConfig, make_run
+from tests.conftest import ROOT
+from tests.hf.torch_models import make_folder
+from tests.tiny import run_entries, write_tiny_dataset
+
+
+def blocks(section: str, language: str) -> list[str]:
+    """Return the code blocks of a section."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = readme.split(f"## {section}\n")[1].split("\n## ")[0]
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with the things that README names, small: a finished run, a model, sentences."""
+    data = write_tiny_dataset(tmp_path / "data/quickstart", 60)
+    run = make_run(config.build(RunConfig, run_entries(data, steps=2)))
+    assert train(run, tmp_path / "runs/quickstart") == 0
+    make_folder(tmp_path / "models/xlm-roberta-base", "xlm-roberta", 0)
+    (tmp_path / "sentences.txt").write_text("the house\n\nдом\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_models_go_in_and_out_as_readme_says(place, capsys):
+    code = blocks("Models in and out", "python")
+    assert len(code) == 1 and len(code[0].strip().splitlines()) == 5
+    exec(compile(code[0], "README.md", "exec"), {})  # noqa: S102
+    assert re.search(r"\[\[.*\]\].*token", capsys.readouterr().out, re.DOTALL)
+    commands = [
+        line
+        for block in blocks("Models in and out", "bash")
+        for line in block.replace("\\\n", " ").splitlines()
+        if line.startswith("jalign ")
+    ]
+    assert [c.split()[1] for c in commands] == ["embed", "import", "export"]
+    for command in commands:
+        assert main(shlex.split(command, comments=True)[1:]) == 0, command
+    vectors = np.load(place / "vectors.npy")
+    assert vectors.shape == (3, 16) and np.isfinite(vectors).all()
+    assert (place / "models/xlmr/model.json").exists()
+    transformers.AutoModelForMaskedLM.from_pretrained(str(place / "models/quickstart"))
