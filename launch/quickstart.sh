@@ -31,10 +31,14 @@ print(f"directions, average over 10 pairs of languages: {100 * after:.1f} % at s
 print(f"the untrained model: {100 * before:.1f} % (names, numbers and placeholders are alike in all languages).")
 SUMMARY
 
+"$jalign" export --input="$run" --output=models/quickstart --name=quickstart --overwrite
+
 cat <<EOF
-Done: the run is in $run (config.json, checkpoints/, metrics.jsonl, results.jsonl). What to do next:
+Done: the run is in $run (config.json, checkpoints/, metrics.jsonl, results.jsonl), and as a Hugging Face model
+in models/quickstart. What to do next:
   resume after a kill     bash launch/quickstart.sh     (try it: press Ctrl-C in the middle)
   train longer            bash launch/quickstart.sh --config.steps=4000
+  vectors of sentences    $jalign embed --model=$run --input=FILE --output=vectors.npy
   your own parallel text  $jalign prepare --help
   the full recipe         configs/xlmr_base.py
 EOF
