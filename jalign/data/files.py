@@ -76,7 +76,7 @@ def open_stream(path: Path | str) -> BinaryIO:
     try:
         file = path.open("rb", buffering=1 << 18)
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; correct --corpus.") from error
+        raise UserError(f"cannot read {path}: {error.strerror}; correct the path.") from error
     if path.suffix == ".gz":
         return io.BufferedReader(gzip.GzipFile(fileobj=file), 1 << 18)
     if path.suffix == ".xz":

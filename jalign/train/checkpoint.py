@@ -119,6 +119,7 @@ def read_params(folder: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises: BadData where one is missing or has another shape.
     """
+    folder = folder.absolute()  # orbax finds nothing under a relative path
     with ocp.PyTreeCheckpointer() as reader:
         stored = reader.metadata(folder / "state").item_metadata.tree["params"]
         _check_shapes(folder, stored, expected)

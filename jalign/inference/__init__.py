@@ -1,0 +1,1 @@
+"""Use an encoder: vectors of texts, states of tokens, words for masks."""
