@@ -180,17 +180,17 @@ def itermax_ties(
     """Tell which items had more than one best partner in any round of `itermax`. Bool [B, I] and
     [B, J].
 
-    Cells that can no longer be added are left out: they all tie at 0, and decide nothing.
+    Rounds after a pair has stopped are left out: all its closed cells tie at 0 and decide nothing.
     """
     score_BIJ, open_BIJ = _real(score_BIJ, pair_BIJ), _has_rounds(pair_BIJ, count, rule)
     links_BIJ = mutual_links(score_BIJ, pair_BIJ)
     src_BI, trg_BJ = argmax_ties(score_BIJ, pair_BIJ, tolerance=tolerance)
     for _ in range(count - 1):
         left_BIJ, closed_BIJ, going_BIJ = _left(score_BIJ, pair_BIJ, links_BIJ, (alpha, rule))
-        live_BIJ = ~closed_BIJ & going_BIJ & open_BIJ
-        more_BI, more_BJ = argmax_ties(left_BIJ, live_BIJ, tolerance=tolerance)
+        going_BIJ &= open_BIJ
+        more_BI, more_BJ = argmax_ties(left_BIJ, going_BIJ, tolerance=tolerance)
         src_BI, trg_BJ = src_BI | more_BI, trg_BJ | more_BJ
-        links_BIJ |= mutual_links(left_BIJ, pair_BIJ) & live_BIJ
+        links_BIJ |= mutual_links(left_BIJ, pair_BIJ) & ~closed_BIJ & going_BIJ
     return src_BI, trg_BJ
 
 

@@ -7,17 +7,21 @@ and `reverse`, to be combined word by word; or `sim` and `pair`, to be matched.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jalign.align import extract
+from jalign.align.extract import matching
 from jalign.align.similarity import KINDS, row_pair_mask, similarity
 from jalign.align.symmetrize import METHODS as COMBINED
+from jalign.align.symmetrize import Link, symmetrize
 from jalign.align.transport import sinkhorn
-from jalign.align.words import word_vectors
+from jalign.align.words import row_word_links, word_vectors
 from jalign.errors import ConfigError
 from jalign.types import Array
 
@@ -152,3 +156,25 @@ def _to_words(
     first_BL = jnp.where(real_BL, first_BL, -1)
     words_BLD = word_vectors(h_BLD, first_BL, side_BL.shape[1])
     return words_BLD, jnp.where(start_BL, side_BL, 0)
+
+
+def row_links(
+    rule: Rule, arrays: Mapping[str, np.ndarray], example_BL: np.ndarray, word_BL: np.ndarray
+) -> list[list[set[Link]]]:
+    """List the word links of packed rows from what `cell_arrays` returned: for every row one set
+    per example, in order. On the host.
+    """
+
+    def sets(links_BLL: np.ndarray) -> list[list[set[Link]]]:
+        rows = row_word_links(links_BLL, example_BL, word_BL)
+        return [[set(map(tuple, some.pairs_A2.tolist())) for some in row] for row in rows]
+
+    if "links" in arrays:
+        return sets(arrays["links"])
+    if "sim" in arrays:
+        return sets(matching(arrays["sim"], arrays["pair"]))
+    ways = [sets(arrays[name]) for name in ("forward", "reverse")]
+    return [
+        [symmetrize(*both, rule.method) for both in zip(*rows, strict=True)]
+        for rows in zip(*ways, strict=True)
+    ]

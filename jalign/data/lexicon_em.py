@@ -48,7 +48,7 @@ class LexiconConfig:
     prune: entries below it in both directions are left out at the end.
     max_length: pairs with a longer side are left out.
     max_cells: of text with more cells (source times target pieces) only every n-th pair is used,
-        so that memory is bounded, at about 12 bytes a cell.
+        so that memory is bounded, at about 10 bytes a cell.
     """
 
     model1_iterations: int = 3

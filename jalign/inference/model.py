@@ -101,6 +101,7 @@ class Model:
         )
         self._functions: dict[Any, Function] = {}
         self.path: Path | None = None  # where it was read: its stored defaults lie there
+        self.step = -1  # of the checkpoint that it was read from
 
     @property
     def params(self) -> Params:
@@ -333,5 +334,5 @@ def load(
     except ValueError as error:
         raise ConfigError(f"dtype={dtype!r}: {error}") from error
     model = Model(found.family, cfg, found.params, found.tokenizer, **kw)
-    model.path = found.path
+    model.path, model.step = found.path, found.step
     return model

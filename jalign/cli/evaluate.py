@@ -1,0 +1,165 @@
+"""Score an encoder on gold links: AER, precision, recall, F1 by layer and method of word alignment.
+
+In: `--gold`, once per set: NAME,BITEXT,LINKS[,base=1], or NAME,SOURCE,TARGET,LINKS, or
+NAME,THREE_COLUMNS (see jalign/evals/_gold.py). Out: tables on standard output, and with `--output`
+a JSON line per score. `--save-best` stores the best layer and method in the model folder, where
+`jalign align` takes them from.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from jalign.cli._flags import parse
+from jalign.cli._pairs import underscored
+from jalign.cli.align import METHODS, define_options, read_step
+from jalign.errors import ConfigError
+
+TASKS = ("word_alignment",)
+USUAL = ("argmax", "itermax", "softmax", "entmax", "ot")
+SHOWN = ("precision", "recall", "f1", "aer")
+HEADS = {"precision": "precision", "recall": "recall", "f1": "F1", "aer": "AER"}
+
+
+def _parse(argv: list[str]) -> flags.FlagValues:
+    fv = flags.FlagValues()
+    define_options(fv)
+    flags.DEFINE_enum("task", TASKS[0], TASKS, "what to evaluate", flag_values=fv)
+    flags.DEFINE_multi_string("gold", [], "a gold set; once per set", flag_values=fv)
+    flags.DEFINE_list("methods", list(USUAL), f"some of {', '.join(METHODS)}", flag_values=fv)
+    flags.DEFINE_list(
+        "layers", [], "0 the embeddings, k after layer k (2/3 of them)", flag_values=fv
+    )
+    flags.DEFINE_bool("all_layers", False, "every layer", flag_values=fv)
+    flags.DEFINE_bool("save_best", False, "store the lowest AER's layer and method with the model",
+                      flag_values=fv)  # fmt: skip
+    flags.DEFINE_string("output", None, "results.jsonl to write", flag_values=fv)
+    parse(fv, "evaluate", [underscored(arg) for arg in argv])
+    if not fv.model:
+        raise ConfigError("--model is missing: type --model=DIR")
+    if not fv.gold:
+        raise ConfigError("--gold is missing: type --gold=NAME,BITEXT,LINKS, once per set")
+    if fv.all_layers and fv.layers:
+        raise ConfigError("type --all-layers or --layers=K,K, not both")
+    if not all(layer.lstrip("-").isdigit() for layer in fv.layers):
+        raise ConfigError(f"--layers={','.join(fv.layers)}: need numbers, such as --layers=7,8")
+    if not fv.methods:
+        raise ConfigError("--methods is empty: type --methods=itermax,softmax")
+    if fv.output and not Path(fv.output).expanduser().parent.is_dir():
+        raise ConfigError(f"--output={fv.output}: there is no such folder; make it.")
+    return fv
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"evaluate: {line}\n")
+    sys.stderr.flush()
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; return its exit code."""
+    fv = _parse(argv)
+    step = read_step(fv)
+    # Heavy imports wait until the arguments are known to be good.
+    from jalign.align.methods import Rule
+    from jalign.evals._gold import average, read_gold, results, task_name
+    from jalign.inference.align import default_layer, write_stored
+    from jalign.inference.model import load
+
+    chosen = dict(similarity=fv.similarity or "", level=fv.level or "piece", threshold=fv.threshold)
+    rules = [Rule(method, **chosen) for method in dict.fromkeys(fv.methods)]
+    sets = [read_gold(spec) for spec in fv.gold]
+    if len({s.name for s in sets}) < len(sets) or any(s.name == "avg" for s in sets):
+        raise ConfigError("--gold: every set needs a name of its own, and 'avg' is taken")
+    model = load(fv.model, dtype=fv.dtype, step=step)
+    layers = _layers(fv, model.cfg.layers, default_layer(model.cfg.layers))
+    layout = {rule: fv.layout or rule.layout for rule in rules}
+    scores, facts = [], {}
+    for gold in sets:
+        for (layer, rule), counts in _count(model, gold, layout, layers).items():
+            task = task_name(rule.method, layer)
+            facts[task] = layer, rule
+            scores += results(task, gold.name, counts, len(gold.gold))
+    mean = list(average(scores))
+    for gold in sets:
+        sys.stdout.write(f"\n{gold.name}: {gold.described()}\n\n")
+        sys.stdout.write(_tables([r for r in scores if r.lang == gold.name], facts))
+    if len(sets) > 1:
+        sys.stdout.write(f"\navg: mean of {', '.join(s.name for s in sets)}\n\n")
+        sys.stdout.write(_tables(mean, facts))
+    best = min((r for r in mean if r.metric == "aer"), key=lambda r: r.value)
+    layer, rule = facts[best.task]
+    sys.stdout.write(f"\nlowest AER: {rule.method} at layer {layer}, {100 * best.value:.2f}\n")
+    if fv.output:
+        _write(Path(fv.output).expanduser(), [*scores, *mean], facts, layout, model.step)
+    if fv.save_best:
+        notes = {"aer": best.value, "chosen_on": [s.name for s in sets], "step": model.step}
+        path = write_stored(model.path, layer, rule, layout[rule], **notes)
+        sys.stdout.write(f"stored in {path}\n")
+    return 0
+
+
+def _layers(fv: flags.FlagValues, layers: int, default: int) -> tuple[int, ...]:
+    if fv.all_layers:
+        return tuple(range(layers + 1))
+    given = [int(layer) for layer in fv.layers] or [default]
+    for layer in given:
+        if not -1 <= layer <= layers:
+            raise ConfigError(f"--layers: {layer}; this encoder has {layers}, need -1 to {layers}")
+    return tuple(sorted({layers if layer == -1 else layer for layer in given}))
+
+
+def _count(model: Any, gold: Any, layout: Mapping, layers: tuple[int, ...]) -> dict:
+    """Count the links of every layer and rule on one gold set."""
+    from jalign.inference.align import Aligner, PairCounts, Setting
+    from jalign.metrics.aer import LinkCounts
+
+    totals: dict = {}
+    for kind in dict.fromkeys(layout.values()):
+        rules = tuple(rule for rule in layout if layout[rule] == kind)
+        seen, counts = 0, PairCounts()
+        for window in Aligner(model, Setting(rules, layers, kind)).stream(gold.pairs, counts):
+            for key, links in window.links.items():
+                found = [map(tuple, pair.pairs_A2.tolist()) for pair in links.split()]
+                totals[key] = totals.get(key, LinkCounts()) + gold.counts(found, seen)
+            seen = counts.pairs
+        if counts.long:
+            _say(f"{gold.name}, {kind}: {counts.long} pairs longer than the encoder, in windows")
+    return totals
+
+
+def _tables(scores: Sequence[Any], facts: Mapping[str, tuple]) -> str:
+    """Write AER by layer and method, and every method's best layer in full; per cent."""
+    value = {(*facts[r.task], r.metric): 100 * r.value for r in scores}
+    layers = sorted({layer for layer, _, _ in value})
+    rules = list(dict.fromkeys(rule for _, rule, _ in value))
+    text, wide = "", max(12, *(len(rule.method) + 2 for rule in rules))
+    if len(layers) > 1:
+        text += "AER".ljust(10) + "".join(rule.method.rjust(wide) for rule in rules) + "\n"
+        for layer in layers:
+            cells = (f"{value[layer, rule, 'aer']:{wide}.2f}" for rule in rules)
+            text += f"layer {layer}".ljust(10) + "".join(cells) + "\n"
+        text += "\n"
+    text += "".ljust(wide) + "layer".rjust(7) + "".join(HEADS[m].rjust(11) for m in SHOWN) + "\n"
+    for rule in rules:
+        layer = min(layers, key=lambda k: value[k, rule, "aer"])
+        cells = (f"{value[layer, rule, m]:11.2f}" for m in SHOWN)
+        text += rule.method.ljust(wide) + f"{layer:7}" + "".join(cells) + "\n"
+    return text
+
+
+def _write(
+    path: Path, scores: Sequence[Any], facts: Mapping[str, tuple], layout: Mapping, step: int
+) -> None:
+    """Write a JSON line per score."""
+    with path.open("w", encoding="utf-8") as file:
+        for result in scores:
+            layer, rule = facts[result.task]
+            about = {"step": step, "layer": layer, "layout": layout[rule]}
+            about |= {n: getattr(rule, n) for n in ("method", "similarity", "level", "threshold")}
+            file.write(json.dumps({**result._asdict(), **about}) + "\n")
