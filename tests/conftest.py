@@ -7,6 +7,7 @@ import os
 import platform
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,6 +36,9 @@ def set_up_jax() -> None:
 
 
 set_up_jax()
+# The same cases at every run, and no test fails for being slow on a busy machine.
+hypothesis.settings.register_profile("jalign", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("jalign")
 
 
 @pytest.fixture(scope="session")
