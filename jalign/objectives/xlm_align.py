@@ -37,7 +37,9 @@ class Config(mlm.Config):
 
     `layer`: whose states the E-step compares (0: embeddings). `order`: of the normalisations,
     "code" or "paper", or "none" for the first public version, which had no transport. `extract`:
-    "itermax" or "mutual". `projection`: the pointer's two linear maps, else none.
+    "itermax" or "mutual". `projection`: the pointer's two linear maps, else none. `points`: which
+    labelled pieces point, the "masked" (the source) or "all", which an encoder needs that learns
+    from scratch: to find the partner of what it sees comes before guessing what it does not.
     `min_confidence`: self-labels of less mass are dropped. `prior`: exponent, on a schedule, of the
     batch's link weights in the transport kernel; `given`: share, on a schedule, of the pairs that
     take the batch's links as labels instead of their own.
@@ -52,6 +54,7 @@ class Config(mlm.Config):
     count: int = 2
     alpha: float = 0.9
     projection: bool = True
+    points: str = "masked"
     min_confidence: float = 0.0
     prior: Schedule = 0.0
     prior_floor: float = 1e-3
@@ -64,6 +67,7 @@ class Config(mlm.Config):
             "similarity": KINDS,
             "order": ("code", "paper", "none"),
             "extract": ("itermax", "mutual"),
+            "points": ("masked", "all"),
         }
         for name, served in choices.items():
             if getattr(self, name) not in served:
@@ -225,7 +229,7 @@ def make(cfg: Config, encoder: Encoder) -> Objective:
         variables = {"params": params["encoder"]}
         tlm, h_BLD, selected_BL = encode(variables, batch, key, values["rate"], train, rngs=rngs)
         query_BLD, key_BLD = pointer.apply({"params": params.get("pointer", {})}, h_BLD)
-        target_BL = jnp.where(selected_BL, label_BL, -1)
+        target_BL = label_BL if cfg.points == "all" else jnp.where(selected_BL, label_BL, -1)
         pointed = pointer_loss(query_BLD, key_BLD, batch, target_BL)
         content = (batch["side"] > 0).sum().astype(jnp.float32)
         labelled = Mean((label_BL >= 0).sum().astype(jnp.float32), content)
@@ -238,7 +242,7 @@ def make(cfg: Config, encoder: Encoder) -> Objective:
         streams=(cfg.stream,),
         reads=READS,
         loss=loss,
-        heads={"pointer": pointer},
+        heads={"pointer": pointer} if cfg.projection else {},
         init_aux=mlm.first_step,
         update_aux=mlm.next_step,
         parts=PARTS,

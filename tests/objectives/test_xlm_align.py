@@ -211,6 +211,14 @@ def test_confidence_filters_self_labels(encoder, params):
     assert counts[0] > counts[1] > counts[2] == 0
 
 
+def test_all_labelled_pieces_point_where_that_is_asked_for(encoder, params):
+    batch, counts = rows_of("joint").rows(0, 2), {}
+    for points in ("masked", "all"):
+        found = losses_of(objective_of(encoder, points=points), params, batch, KEY)
+        counts[points] = float(found["pointer"].count)
+    assert counts["all"] == (labels_of(encoder, params, batch) >= 0).sum() > counts["masked"] > 0
+
+
 def test_in_evaluation_the_same_batch_gives_the_same_loss(encoder, params):
     objective, batch = objective_of(encoder), rows_of("joint").rows(0, 2)
     one, two = (losses_of(objective, params, batch) for _ in range(2))
@@ -272,6 +280,13 @@ def test_the_pointer_learns(data):
         return sum(m.total for m in sums) / sum(m.count for m in sums)
 
     assert mean(outs[-8:]) < 0.95 * mean(outs[:8])
+
+
+def test_without_projections_the_last_states_point_and_no_head_is_trained(data):
+    entries = run_entries(data, objectives=dict(xlm_align=dict(layer=2, projection=False)))
+    del entries["streams"]["mono"]
+    outs, params = three_steps(make_run(config.build(RunConfig, entries), jax.devices()[:1]), 2)
+    assert set(params) == {"encoder"} and outs[-1][1]["xlm_align.pointer"].count > 0
 
 
 @pytest.mark.parametrize(
