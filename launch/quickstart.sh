@@ -31,6 +31,12 @@ print(f"directions, average over 10 pairs of languages: {100 * after:.1f} % at s
 print(f"the untrained model: {100 * before:.1f} % (names, numbers and placeholders are alike in all languages).")
 SUMMARY
 
+echo
+echo "Words that it links in sentences that it may not have seen (source<sep>target):"
+printf '%s\t%s\n' "This field is required." "Ce champ est obligatoire." "Open the new file." "Öffnen Sie die neue Datei." \
+  "The password was changed." "Пароль был изменён." | "$jalign" align --model="$run" --words 2>/dev/null
+echo
+
 "$jalign" export --input="$run" --output=models/quickstart --name=quickstart --overwrite
 
 cat <<EOF
@@ -39,6 +45,7 @@ in models/quickstart. What to do next:
   resume after a kill     bash launch/quickstart.sh     (try it: press Ctrl-C in the middle)
   train longer            bash launch/quickstart.sh --config.steps=4000
   vectors of sentences    $jalign embed --model=$run --input=FILE --output=vectors.npy
+  word links of pairs     $jalign align --model=$run --input=pairs.tsv
   your own parallel text  $jalign prepare --help
   the full recipe         configs/xlmr_base.py
 EOF

@@ -1,4 +1,4 @@
-"""The lines of README that import, use and export a model run as they stand."""
+"""The lines of README that import, use and export a model, and align words, run as they stand."""
 
 from __future__ import annotations
 
@@ -25,6 +25,19 @@ def blocks(section: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
+def run_commands(section: str) -> list[str]:
+    """Run the commands of a section; return their names."""
+    lines = [
+        line
+        for block in blocks(section, "bash")
+        for line in block.replace("\\\n", " ").splitlines()
+        if line.startswith("jalign ")
+    ]
+    for line in lines:
+        assert main(shlex.split(line, comments=True)[1:]) == 0, line
+    return [line.split()[1] for line in lines]
+
+
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A folder with the things that README names, small: a finished run, a model, sentences."""
@@ -33,6 +46,8 @@ def place(tmp_path, monkeypatch):
     assert train(run, tmp_path / "runs/quickstart") == 0
     make_folder(tmp_path / "models/xlm-roberta-base", "xlm-roberta", 0)
     (tmp_path / "sentences.txt").write_text("the house\n\nдом\n", encoding="utf-8")
+    (tmp_path / "pairs.tsv").write_text("the house\tдом\nred\tрот\n", encoding="utf-8")
+    (tmp_path / "dev.tsv").write_text("the house\tдом дом\t0-0 1p1\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -42,16 +57,15 @@ def test_models_go_in_and_out_as_readme_says(place, capsys):
     assert len(code) == 1 and len(code[0].strip().splitlines()) == 5
     exec(compile(code[0], "README.md", "exec"), {})  # noqa: S102
     assert re.search(r"\[\[.*\]\].*token", capsys.readouterr().out, re.DOTALL)
-    commands = [
-        line
-        for block in blocks("Models in and out", "bash")
-        for line in block.replace("\\\n", " ").splitlines()
-        if line.startswith("jalign ")
-    ]
-    assert [c.split()[1] for c in commands] == ["embed", "import", "export"]
-    for command in commands:
-        assert main(shlex.split(command, comments=True)[1:]) == 0, command
+    assert run_commands("Models in and out") == ["embed", "import", "export"]
     vectors = np.load(place / "vectors.npy")
     assert vectors.shape == (3, 16) and np.isfinite(vectors).all()
     assert (place / "models/xlmr/model.json").exists()
     transformers.AutoModelForMaskedLM.from_pretrained(str(place / "models/quickstart"))
+
+
+def test_words_are_aligned_as_readme_says(place, capsys):
+    assert run_commands("Align words") == ["align", "align", "evaluate"]
+    assert len((place / "pairs.links").read_text().splitlines()) == 2
+    assert "<sep>" in capsys.readouterr().out
+    assert (place / "runs/quickstart/aligner.json").exists()

@@ -26,11 +26,14 @@ Bytes = tuple[bytes, bool]  # a line, and whether it was cut because of its leng
 
 
 class PairLine(NamedTuple):
-    """A line's two texts, and what is wrong with it; then both texts are empty."""
+    """A line's two texts, and what is wrong with it (in which file, 0 or 1); then both texts are
+    empty.
+    """
 
     src: str
     trg: str
     flaw: str = ""
+    file: int = 0
 
 
 class Bitext(NamedTuple):
@@ -39,10 +42,10 @@ class Bitext(NamedTuple):
     paths: tuple[str, ...]
     format: str = "auto"
 
-    def place(self, number: int) -> str:
-        """Return the place of a pair as file:line."""
-        name = "standard input" if self.paths[0] == STDIN else self.paths[0]
-        return f"{name}:{number}"
+    def place(self, number: int, file: int = 0) -> str:
+        """Return the place of a pair as file:line; where there are two files, in that one."""
+        path = self.paths[min(file, len(self.paths) - 1)]
+        return f"{'standard input' if path == STDIN else path}:{number}"
 
 
 class Scan(NamedTuple):
@@ -69,6 +72,8 @@ def find_bitext(path: str | None, source: str | None, target: str | None, kind: 
             "--source=FILE --target=FILE"
         )
     names = [STDIN if path is None else path] if source is None else [source, target]
+    if names == [STDIN, STDIN]:
+        raise ConfigError("only one of --source and --target can be standard input (-)")
     names = [n if n == STDIN else str(Path(n).expanduser()) for n in names]
     for name in names:
         if name != STDIN and (not Path(name).exists() or Path(name).is_dir()):
@@ -77,20 +82,22 @@ def find_bitext(path: str | None, source: str | None, target: str | None, kind: 
 
 
 def scan(bitext: Bitext, strict: bool) -> Scan | None:
-    """Read the files once before the work; with `strict` the first flaw is raised.
+    """Read the files once before the work: what `read_pairs` would raise is raised now.
 
     None for what can be read only once: standard input, a pipe.
     """
     if not all(name != STDIN and Path(name).is_file() for name in bitext.paths):
         return None
     said, number = hashlib.sha256(), 0
-    for lines in _rows(bitext):
+
+    def hashed() -> Iterator[tuple[Bytes, ...]]:
+        for row in _rows(bitext):
+            for data, _ in row:
+                said.update(data + b"\n")
+            yield row
+
+    for _ in _pairs(hashed(), bitext, strict):
         number += 1
-        for data, _ in lines:
-            said.update(data + b"\n")
-    if strict:
-        for _ in read_pairs(bitext, strict):
-            pass
     return Scan(number, said.hexdigest())
 
 
@@ -98,14 +105,17 @@ def read_pairs(bitext: Bitext, strict: bool = False) -> Iterator[PairLine]:
     """Yield every pair. Raises: BadData with its place for a flawed one if `strict`; always where
     two files do not have as many lines, or nobody can tell how the sides are separated.
     """
-    rows = _rows(bitext)
+    yield from _pairs(_rows(bitext), bitext, strict)
+
+
+def _pairs(rows: Iterable, bitext: Bitext, strict: bool) -> Iterator[PairLine]:
     if len(bitext.paths) == 1:
         rows = _split(rows, bitext)
     for number, row in enumerate(rows, 1):
         pair = _decode(row) if isinstance(row, tuple) else PairLine("", "", row)
         if pair.flaw and strict:
             raise BadData(
-                f"{bitext.place(number)}: {pair.flaw}; correct the line, or type "
+                f"{bitext.place(number, pair.file)}: {pair.flaw}; correct the line, or type "
                 "--on-error=report to give it an empty line."
             )
         yield pair
@@ -135,9 +145,10 @@ def _lines(path: str) -> Iterator[Bytes]:
     stream, number = sys.stdin.buffer, 0
     while data := stream.readline(MAX_LINE_BYTES):
         number += 1
-        cut = len(data) == MAX_LINE_BYTES and not data.endswith(b"\n")
-        while cut and (rest := stream.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
-            pass
+        cut, part = False, data
+        while len(part) == MAX_LINE_BYTES and not part.endswith(b"\n"):
+            part = stream.readline(MAX_LINE_BYTES)
+            cut = cut or bool(part)
         data = data.removesuffix(b"\n").removesuffix(b"\r")
         yield data.removeprefix(b"\xef\xbb\xbf") if number == 1 else data, cut
 
@@ -193,12 +204,13 @@ def _sides(line: Bytes, kind: str) -> tuple[Bytes, Bytes] | str:
 
 def _decode(row: tuple[Bytes, ...]) -> PairLine:
     texts = []
-    for side, (data, cut) in zip(("source", "target"), row, strict=True):
+    for file, (data, cut) in enumerate(row):
+        side = ("source", "target")[file]
         if cut:
-            return PairLine("", "", f"a {side} line of more than {MAX_LINE_BYTES:,} bytes")
+            return PairLine("", "", f"a {side} line of more than {MAX_LINE_BYTES:,} bytes", file)
         try:
             texts.append(data.decode())
         except UnicodeDecodeError as error:
             byte = f"byte 0x{data[error.start]:02x} at position {error.start}"
-            return PairLine("", "", f"{byte} of the {side} side is not UTF-8")
+            return PairLine("", "", f"{byte} of the {side} side is not UTF-8", file)
     return PairLine(*texts)

@@ -101,6 +101,21 @@ def _parse(argv: list[str]) -> flags.FlagValues:
     return fv
 
 
+def _find_output(path: str, bitext: Bitext) -> Path:
+    """Check that a file can be written there: it is renamed to that name when all is done."""
+    output = Path(path).expanduser()
+    if not output.parent.is_dir():
+        raise ConfigError(f"--output={path}: there is no folder {output.parent}; make it.")
+    if output.exists() and not output.is_file():
+        raise ConfigError(
+            f"--output={path} is no plain file; leave --output out for standard output, or type "
+            "another name"
+        )
+    if output.resolve() in [Path(p).resolve() for p in bitext.paths]:
+        raise ConfigError(f"--output={path} is the input; type another name")
+    return output
+
+
 def _say(line: str) -> None:
     sys.stderr.write(f"align: {line}\n")
     sys.stderr.flush()
@@ -110,10 +125,8 @@ def main(argv: list[str]) -> int:
     """Run the command; return its exit code."""
     fv = _parse(argv)
     step, strict = read_step(fv), fv.on_error == "strict"
-    output = Path(fv.output).expanduser() if fv.output else None
-    if output and not output.parent.is_dir():
-        raise ConfigError(f"--output={fv.output}: there is no folder {output.parent}; make it.")
     bitext = find_bitext(fv.input, fv.source, fv.target, fv.format)
+    output = _find_output(fv.output, bitext) if fv.output else None
     if bitext.paths == ("-",) and sys.stdin.isatty():
         _say("one pair per line, from the keyboard: source, tab, target; Ctrl-D ends")
     found = scan(bitext, strict)
@@ -133,12 +146,12 @@ def main(argv: list[str]) -> int:
         f"{setting.layers[0]} of {model.cfg.layers}, {setting.layout} sentences"
         + (", as the model folder stores it" if stored and not any(given.values()) else "")
     )
-    work = _Work(bitext, strict, fv.unit, fv.words, notice=not fv.pretokenized)
+    work = Input(bitext, strict, fv.unit, fv.words, notice=not fv.pretokenized)
     align_file(Aligner(model, setting), work, found, output)
     return 0
 
 
-class _Work:
+class Input:
     """The pairs of a bitext on their way to the aligner, and what is to be said about them."""
 
     def __init__(
@@ -146,7 +159,8 @@ class _Work:
     ) -> None:
         self.bitext, self.strict, self.unit, self.words = bitext, strict, unit, words
         self.notice = notice and unit == "word"
-        self.flaws, self.said = 0, Counter()
+        self.flawed: deque[int] = deque()  # numbers of lines, not yet counted
+        self.said: Counter = Counter()
         self.kept: deque[tuple[str, str]] = deque()
 
     @property
@@ -161,8 +175,8 @@ class _Work:
         lines = islice(read_pairs(self.bitext, self.strict), first, None)
         for number, line in enumerate(lines, first + 1):
             if line.flaw:
-                self.flaws += 1
-                self.report("flaw", number, f"{line.flaw}; its line is left empty")
+                self.flawed.append(number)
+                self.report("flaw", number, f"{line.flaw}; its line is left empty", line.file)
             pair = line.src, line.trg
             if self.notice and any(map(looks_unspaced, pair)):
                 self.notice = False
@@ -177,16 +191,26 @@ class _Work:
                 self.kept.append(pair)
             yield pair
 
-    def report(self, kind: str, number: int, what: str) -> None:
+    def num_flawed(self, last: int) -> int:
+        """Count the flawed lines up to line `last` that were not counted before: lines are read
+        ahead of their links.
+        """
+        num = 0
+        while self.flawed and self.flawed[0] <= last:
+            self.flawed.popleft()
+            num += 1
+        return num
+
+    def report(self, kind: str, number: int, what: str, file: int = 0) -> None:
         """Say what happened to a line, unless enough of that kind were named."""
         self.said[kind] += 1
         if self.said[kind] <= MOST_SAID:
-            _say(f"{self.bitext.place(number)}: {what}")
+            _say(f"{self.bitext.place(number, file)}: {what}")
         elif self.said[kind] == MOST_SAID + 1:
             _say("and more of these: they are counted at the end")
 
 
-def align_file(aligner: Any, work: _Work, found: Scan | None, output: Path | None) -> None:
+def align_file(aligner: Any, work: Input, found: Scan | None, output: Path | None) -> None:
     """Write the links of every pair to `output`, or to standard output."""
     from jalign.inference.align import PairCounts
     from jalign.inference.align_output import LineFile, Stdout, format_lines
@@ -201,7 +225,7 @@ def align_file(aligner: Any, work: _Work, found: Scan | None, output: Path | Non
         if first:
             _say(f"going on after line {first:,} of {found.lines:,}")
         counts = PairCounts(on_batch=_Progress(first, found and found.lines))
-        done = first
+        done, total, flaws = first, before, 0
         try:
             for window in aligner.stream(work.pairs(first), counts):
                 links = window.one
@@ -211,8 +235,9 @@ def align_file(aligner: Any, work: _Work, found: Scan | None, output: Path | Non
                 pairs = [work.kept.popleft() for _ in range(links.num_pairs if work.words else 0)]
                 text = format_lines(links, pairs if work.words else None)
                 done += links.num_pairs
-                now = before + _counted(counts, work)
-                file.append(text, links.num_pairs, now)
+                flaws += work.num_flawed(done)
+                total = before + _counted(counts, flaws)
+                file.append(text, links.num_pairs, total)
         except PairTooLong as error:
             raise error.at(work.bitext.place(first + error.number)) from error
         if found is not None and done != found.lines:
@@ -221,27 +246,25 @@ def align_file(aligner: Any, work: _Work, found: Scan | None, output: Path | Non
                 "type the same command again."
             )
         file.finish()
-    _summary(counts, before + _counted(counts, work), setting.on_overflow)
+    _summary(counts, total, setting.on_overflow)
 
 
-def _counted(counts: Any, work: _Work) -> Counter:
+def _counted(counts: Any, flaws: int) -> Counter:
     """Count what the summary names; flawed lines are no pairs with an empty side."""
-    flaws = min(work.flaws, counts.empty)  # those read ahead come with their window
-    return Counter(
-        {"flaws": flaws, "empty": counts.empty - flaws, "long": counts.long, "links": counts.links}
-    )
+    empty = counts.empty - flaws
+    return Counter({"flaws": flaws, "empty": empty, "long": counts.long, "links": counts.links})
 
 
 def _summary(counts: Any, total: Counter, on_overflow: str) -> None:
     taken = counts.on_batch.taken
     fill = counts.tokens / max(counts.slots, 1)
     notes = [
-        (total["flaws"], "lines were no pairs"),
-        (total["empty"], "pairs had an empty side"),
-        (total["long"], "pairs were longer than the encoder: "
+        (total["flaws"], "lines that are no pairs"),
+        (total["empty"], "pairs with an empty side"),
+        (total["long"], "pairs longer than the encoder, "
          + ("in windows" if on_overflow == "window" else "left out")),
     ]  # fmt: skip
-    said = "".join(f"; {number:,} {what}" for number, what in notes if number)
+    said = "".join(f"; {what}: {number:,}" for number, what in notes if number)
     _say(
         f"{counts.pairs:,} pairs, {counts.links:,} links, {counts.tokens:,} tokens in {taken:.1f} "
         f"s: {_rates(counts, taken)}, {fill:.3f} of the slots used{said}"

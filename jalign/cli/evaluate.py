@@ -9,6 +9,7 @@ a JSON line per score. `--save-best` stores the best layer and method in the mod
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from absl import flags
 from jalign.cli._flags import parse
 from jalign.cli._pairs import underscored
 from jalign.cli.align import METHODS, define_options, read_step
-from jalign.errors import ConfigError
+from jalign.errors import ConfigError, UserError
 
 TASKS = ("word_alignment",)
 USUAL = ("argmax", "itermax", "softmax", "entmax", "ot")
@@ -47,13 +48,29 @@ def _parse(argv: list[str]) -> flags.FlagValues:
         raise ConfigError("--gold is missing: type --gold=NAME,BITEXT,LINKS, once per set")
     if fv.all_layers and fv.layers:
         raise ConfigError("type --all-layers or --layers=K,K, not both")
-    if not all(layer.lstrip("-").isdigit() for layer in fv.layers):
+    if not all(re.fullmatch("-?[0-9]+", layer) for layer in fv.layers):
         raise ConfigError(f"--layers={','.join(fv.layers)}: need numbers, such as --layers=7,8")
     if not fv.methods:
         raise ConfigError("--methods is empty: type --methods=itermax,softmax")
     if fv.output and not Path(fv.output).expanduser().parent.is_dir():
         raise ConfigError(f"--output={fv.output}: there is no such folder; make it.")
+    if fv.output and Path(fv.output).expanduser().is_dir():
+        raise ConfigError(f"--output={fv.output} is a folder; type a file in it")
     return fv
+
+
+def _rules(fv: flags.FlagValues) -> list[Any]:
+    """Make the rules of --methods; a threshold goes to those that have one."""
+    from jalign.align.methods import PRESETS, Rule
+
+    methods = list(dict.fromkeys(fv.methods))
+    if unknown := [m for m in methods if m not in PRESETS]:
+        raise ConfigError(f"--methods: {', '.join(unknown)}; need some of {', '.join(METHODS)}")
+    sharp = [m for m in methods if PRESETS[m].threshold is not None]
+    if fv.threshold is not None and not sharp:
+        raise ConfigError(f"--threshold={fv.threshold:g}: none of --methods has one")
+    chosen = dict(similarity=fv.similarity or "", level=fv.level or "piece")
+    return [Rule(m, **chosen, threshold=fv.threshold if m in sharp else None) for m in methods]
 
 
 def _say(line: str) -> None:
@@ -66,16 +83,12 @@ def main(argv: list[str]) -> int:
     fv = _parse(argv)
     step = read_step(fv)
     # Heavy imports wait until the arguments are known to be good.
-    from jalign.align.methods import Rule
-    from jalign.evals._gold import average, read_gold, results, task_name
+    from jalign.evals._gold import average, read_gold_sets, results, task_name
     from jalign.inference.align import default_layer, write_stored
     from jalign.inference.model import load
 
-    chosen = dict(similarity=fv.similarity or "", level=fv.level or "piece", threshold=fv.threshold)
-    rules = [Rule(method, **chosen) for method in dict.fromkeys(fv.methods)]
-    sets = [read_gold(spec) for spec in fv.gold]
-    if len({s.name for s in sets}) < len(sets) or any(s.name == "avg" for s in sets):
-        raise ConfigError("--gold: every set needs a name of its own, and 'avg' is taken")
+    rules = _rules(fv)
+    sets = read_gold_sets(fv.gold)
     model = load(fv.model, dtype=fv.dtype, step=step)
     layers = _layers(fv, model.cfg.layers, default_layer(model.cfg.layers))
     layout = {rule: fv.layout or rule.layout for rule in rules}
@@ -99,7 +112,13 @@ def main(argv: list[str]) -> int:
         _write(Path(fv.output).expanduser(), [*scores, *mean], facts, layout, model.step)
     if fv.save_best:
         notes = {"aer": best.value, "chosen_on": [s.name for s in sets], "step": model.step}
-        path = write_stored(model.path, layer, rule, layout[rule], **notes)
+        try:
+            path = write_stored(model.path, layer, rule, layout[rule], **notes)
+        except OSError as error:
+            raise UserError(
+                f"cannot write into {model.path}: {error.strerror}; type --method={rule.method} "
+                f"--layer={layer} with jalign align instead"
+            ) from error
         sys.stdout.write(f"stored in {path}\n")
     return 0
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -18,6 +19,9 @@ from typing import Any
 import numpy as np
 
 from jalign.errors import UserError
+
+# Transformers is here for its tokenizers: that it finds no PyTorch is nothing to tell the user.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 _NUM_THREADS = (
     4  # fixed: sums over threads decide the last bits of the scores, hence the vocabulary

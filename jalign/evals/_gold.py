@@ -77,6 +77,17 @@ def average(every: Sequence[Result]) -> Iterator[Result]:
         yield Result(task, "avg", metric, value, sum(r.n for r in some))
 
 
+def read_gold_sets(specs: Iterable[str]) -> list[GoldSet]:
+    """Read gold sets, each with a name of its own. Raises: as `read_gold`."""
+    sets = [read_gold(spec) for spec in specs]
+    names = [s.name for s in sets]
+    if len(set(names)) < len(names) or "avg" in names:
+        raise ConfigError(
+            f"gold sets {', '.join(names)}: every set needs a name of its own, and 'avg' is taken"
+        )
+    return sets
+
+
 def read_gold(spec: str) -> GoldSet:
     """Read a gold set. Raises: ConfigError for the spec, BadData with its place for a file."""
     fields = spec.split(",")
@@ -94,9 +105,16 @@ def read_gold(spec: str) -> GoldSet:
             raise ConfigError(f"--gold={spec}: no file {path}")
     columns = _columns(paths)
     pairs, lines = [(row[0], row[1]) for row in columns.rows], columns.links
-    gold = _links(lines, columns.path, options, len(pairs))
+    kind = options.get("format") or _kind(lines)
+    if kind != "naacl" and "null" in options:
+        raise ConfigError(f"--gold={spec}: null=skip is for NAACL links, and these are {kind}")
+    base = int(options.get("base", kind == "naacl"))
+    if kind == "naacl":
+        gold = _naacl(lines, columns.path, len(pairs), base, "null" in options)
+    else:
+        gold = _pharaoh(lines, columns.path, len(pairs), base)
     set_ = GoldSet(fields[0], pairs, gold)
-    _check(set_, columns.path, options)
+    _check(set_, columns.path, guessed="base" not in options and base == 0)
     return set_
 
 
@@ -151,23 +169,28 @@ def _split(texts: Sequence[str], path: str, num: int) -> list[tuple[str, ...]]:
     return rows
 
 
-def _links(lines: Sequence[str], path: str, options: dict[str, str], num: int) -> list[Gold]:
+def _kind(lines: Sequence[str]) -> str:
+    """Tell the format by the first line that has links."""
     first = next((line for line in lines if line.strip()), "")
-    kind = options.get("format") or ("naacl" if _NAACL.fullmatch(first) else "pharaoh")
-    base = int(options.get("base", kind == "naacl"))
-    if kind == "naacl":
-        parsed = parse_naacl_lines(lines, path, base=base, skip_null="null" in options)
-        if not parsed:
-            raise BadData(f"{path}: no links")
-        return naacl_sentences(parsed, num, path)
+    return "naacl" if _NAACL.fullmatch(first) else "pharaoh"
+
+
+def _naacl(lines: Sequence[str], path: str, num: int, base: int, skip_null: bool) -> list[Gold]:
+    parsed = parse_naacl_lines(lines, path, base=base, skip_null=skip_null)
+    if not parsed:
+        raise BadData(f"{path}: no links")
+    return naacl_sentences(parsed, num, path)
+
+
+def _pharaoh(lines: Sequence[str], path: str, num: int, base: int) -> list[Gold]:
     gold = [parse_pharaoh(line, f"{path}:{n}", base=base) for n, line in enumerate(lines, 1)]
     if len(gold) != num:
         raise BadData(f"{path} has the links of {len(gold)} sentences, and the text has {num}")
     return gold
 
 
-def _check(set_: GoldSet, path: str, options: dict[str, str]) -> None:
-    """Check that links point at words, and that counting began where it was said to."""
+def _check(set_: GoldSet, path: str, *, guessed: bool) -> None:
+    """Check that links point at words, and where nobody said so that they count from 0."""
     touched = 0
     for number, (pair, gold) in enumerate(zip(set_.pairs, set_.gold, strict=True), 1):
         sizes = [len(side.split()) for side in pair]
@@ -176,8 +199,8 @@ def _check(set_: GoldSet, path: str, options: dict[str, str]) -> None:
     linked = sum(bool(gold.possible) for gold in set_.gold)
     if not linked:
         raise BadData(f"{path}: no links")
-    if linked >= _ENOUGH and not touched and options.get("base") != "1":
+    if guessed and linked >= _ENOUGH and not touched:
         raise BadData(
             f"{path}: no link of {linked} sentences touches a first word; does the file count from "
-            "1? Then type base=1."
+            "1? Then type base=1, else base=0."
         )

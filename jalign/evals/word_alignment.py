@@ -17,9 +17,9 @@ import numpy as np
 
 from jalign.align.methods import LAYOUTS, Rule, cell_arrays, row_links
 from jalign.data.records import Side
-from jalign.data.rows import Layout, Part, RowSource
+from jalign.data.rows import Layout, Part, PartIndex, RowSource
 from jalign.data.tokenizer import Tokenizer, load_tokenizer
-from jalign.evals._gold import GoldSet, average, read_gold, results, task_name
+from jalign.evals._gold import GoldSet, average, read_gold_sets, results, task_name
 from jalign.metrics.aer import LinkCounts, count_links
 from jalign.nn.packed import unit_ids
 from jalign.types import EvalSetting, Params, Result
@@ -46,7 +46,7 @@ class Config:
     skip_long: bool = False
 
 
-class _Packed(NamedTuple):
+class PackedGold(NamedTuple):
     """A gold set in rows of one layout."""
 
     set: GoldSet
@@ -68,16 +68,19 @@ def make(cfg: Config, setting: EvalSetting) -> Callable[..., Iterator[Result]]:
     if cfg.layout not in ("", *LAYOUTS):
         raise ValueError(f"layout={cfg.layout!r}: need one of {', '.join(LAYOUTS)}, or nothing")
     shape = setting.encoder.module.cfg
-    layers = tuple(_layer(k, shape.layers) for k in cfg.layers) or (round(2 * shape.layers / 3),)
-    rules = [Rule(m, cfg.similarity, cfg.level) for m in cfg.methods]
-    tokenizer = load_tokenizer(Path(setting.manifest.folder) / "tokenizer")
-    sets = [read_gold(spec) for spec in cfg.gold]
+    layers = tuple(dict.fromkeys(_layer(k, shape.layers) for k in cfg.layers))
+    layers = layers or (round(2 * shape.layers / 3),)
+    rules = [Rule(m, cfg.similarity, cfg.level) for m in dict.fromkeys(cfg.methods)]
+    if not rules:
+        raise ValueError("methods is empty: name at least one, such as itermax")
+    tokenizer = setting.tokenizer or load_tokenizer(Path(setting.manifest.folder) / "tokenizer")
+    sets = read_gold_sets(cfg.gold)
     works = []
     for layout in LAYOUTS:
         chosen = tuple(rule for rule in rules if (cfg.layout or rule.layout) == layout)
         if chosen:
             packed = [
-                _pack(set_, tokenizer, layout, cfg, setting, shape.positions) for set_ in sets
+                pack_gold(set_, tokenizer, layout, cfg, setting, shape.positions) for set_ in sets
             ]
             works.append((chosen, packed, _cells(setting, layers, chosen)))
 
@@ -101,14 +104,18 @@ def _layer(layer: int, layers: int) -> int:
     return layers if layer == -1 else layer
 
 
-def _pack(
+def pack_gold(
     set_: GoldSet,
     tokenizer: Tokenizer,
     layout: str,
     cfg: Config,
     setting: EvalSetting,
     positions: int,
-) -> _Packed:
+) -> PackedGold:
+    """Tokenise a gold set and lay its pairs into rows, each once; `cfg` says how long these are.
+
+    Raises: ValueError where pairs are too long and may not be left out.
+    """
     sides = []
     for s in (0, 1):
         encoded = tokenizer.encode_words([pair[s] for pair in set_.pairs])
@@ -116,14 +123,15 @@ def _pack(
         sides.append(Side(np.cumsum([0, *(ids.size for ids, _ in encoded)]), *flat))
     part = Part(set_.name, tuple(sides), (0, 0))
     shape = Layout(layout, cfg.row_length, min(positions, cfg.row_length))
-    source = RowSource([part], shape, setting.specials, once=True)
-    if (num := source.num_left_out.get(set_.name, 0)) and not cfg.skip_long:
+    index = PartIndex(part, shape)
+    if index.num_left_out and not (cfg.skip_long and index.size):
         raise ValueError(
-            f"gold set {set_.name}: {num} of {len(set_.pairs)} pairs are longer than the encoder's "
-            f"{positions} positions or a row; set row_length above {cfg.row_length} if it is the "
-            "row, or skip_long=True to score the others"
+            f"gold set {set_.name}: {index.num_left_out} of {len(set_.pairs)} pairs are longer "
+            f"than the encoder's {positions} positions or a row; set row_length above "
+            f"{cfg.row_length} if it is the row"
+            + (", or skip_long=True to score the others" if index.size else "")
         )
-    return _Packed(set_, source)
+    return PackedGold(set_, RowSource([part], shape, setting.specials, once=True))
 
 
 def _cells(setting: EvalSetting, layers: tuple[int, ...], rules: tuple[Rule, ...]) -> Callable:
@@ -146,7 +154,7 @@ def _cells(setting: EvalSetting, layers: tuple[int, ...], rules: tuple[Rule, ...
 
 def _count(
     params: Params,
-    packed: _Packed,
+    packed: PackedGold,
     cells: Callable,
     rules: tuple[Rule, ...],
     layers: tuple[int, ...],

@@ -8,6 +8,7 @@ writes to a temporary name and renames, so that a kill during a save leaves the 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ import orbax.checkpoint as ocp
 
 from jalign.errors import BadData, ConfigError
 from jalign.types import TrainState
+
+# What a checkpoint manager writes lacks a file that Orbax looks for in every folder that it reads.
+logging.getLogger("absl").addFilter(lambda r: "_CHECKPOINT_METADATA" not in r.getMessage())
 
 
 class Checkpoints:
@@ -71,6 +75,20 @@ class Checkpoints:
                 "Use the run's own config, or another --workdir."
             ) from error
         return TrainState(**state)
+
+    def best_step(self) -> int | None:
+        """Return the step of the best model, None where none was kept."""
+        return self._best.latest_step()
+
+    def restore_best(self, abstract: TrainState) -> tuple[Any, Any]:
+        """Read parameters and auxiliary state of the best model, without the optimiser's."""
+        folder = self._best.directory / str(self.best_step()) / "state"
+        item = {"params": abstract.params, "aux": abstract.aux}
+        how = ocp.checkpoint_utils.construct_restore_args(item)
+        args = ocp.args.PyTreeRestore(item=item, restore_args=how, partial_restore=True)
+        with ocp.PyTreeCheckpointer() as reader:
+            found = reader.restore(folder, args=args)
+        return found["params"], found["aux"]
 
     def wait(self) -> None:
         """Wait for the save under way, and raise what went wrong in it."""
@@ -129,6 +147,17 @@ def read_params(folder: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
         return reader.restore(folder / "state", args=args)["params"]
 
 
+def stored_shapes(folder: Path) -> dict[str, Any]:
+    """Return the shapes of all parameters of `workdir/checkpoints/STEP`, as a tree."""
+    with ocp.PyTreeCheckpointer() as reader:
+        stored = reader.metadata(folder.absolute() / "state").item_metadata.tree["params"]
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype),
+        stored,
+        is_leaf=lambda x: hasattr(x, "shape"),
+    )
+
+
 def _check_shapes(folder: Path, stored: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     def shapes(tree) -> dict[str, tuple]:
         leaves, _ = jax.tree.flatten_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
@@ -161,6 +190,12 @@ def check_same_run(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
             raise ConfigError(
                 f"{name} was {saved[name][:12]} and is {now[name][:12]}: {hint}, or use another "
                 "--workdir"
+            )
+    for stream, sha256 in saved.get("labelled_sha256", {}).items():
+        if now["labelled_sha256"].get(stream, sha256) != sha256:
+            raise ConfigError(
+                f"the files of config.streams.{stream}.task are not what this run was trained on: "
+                "put them back, or use another --workdir"
             )
     before, after = json.loads(json.dumps(saved["config"])), json.loads(json.dumps(now["config"]))
     changed = sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))
