@@ -55,7 +55,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return build(hint, value, where)
     if origin in (typing.Union, types.UnionType):
         return _convert_union(args, value, where)
-    if origin is tuple:
+    if origin is tuple or hint is tuple:
         if isinstance(value, str) or not hasattr(value, "__iter__"):
             raise ConfigError(f"{where}={value!r}: need a tuple")
         inner = args[0] if args else Any

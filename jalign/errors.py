@@ -17,6 +17,10 @@ class ConfigError(UserError, ValueError):
     """Stop because of a config entry; also a ValueError for those who call the library."""
 
 
+class AbsentFiles(ConfigError):
+    """Stop because none of the files named for an evaluation is there."""
+
+
 class BadData(UserError, ValueError):
     """Stop because of the data; the message names file and line."""
 

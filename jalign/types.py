@@ -17,6 +17,7 @@ Arrays end in their shape letters (`h_BLD`); scalars and pytrees have none.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -82,7 +83,8 @@ class Objective(NamedTuple):
     `loss(params, aux, batches, key)` is pure and gets the batches of `streams`; `key=None` means
     evaluation. `parts` names losses that share their passes: `loss` then returns one Loss for each,
     with weights of their own. `splits=False` says that its negatives are the whole batch: gradient
-    accumulation may not split it.
+    accumulation may not split it. `frozen` names a model whose encoder `init_aux` gets in place of
+    the run's own.
     """
 
     streams: tuple[str, ...]
@@ -93,6 +95,7 @@ class Objective(NamedTuple):
     update_aux: Callable[[Aux, Params, Any], Aux] = keep_aux
     splits: bool = True
     parts: tuple[str, ...] = ()
+    frozen: str = ""
 
     def names(self, name: str) -> tuple[str, ...]:
         """Return the names of its losses where the objective is called `name`."""
@@ -120,7 +123,8 @@ class Encoder(NamedTuple):
     `output` (table, bias). `num_groups`: shards of the batch axis, so that gathering positions
     stays inside a shard. `max_unit`: longest attention unit of each stream, for attention forms
     that profit from it. `first_layers(params, num)`: the module that ends after layer `num` and its
-    parameters.
+    parameters. `labels`: the classes of each labelled stream, in the order of their numbers.
+    `layouts`: of each stream; `languages`: in the order of the numbers in `lang`.
     """
 
     module: nn.Module
@@ -128,6 +132,9 @@ class Encoder(NamedTuple):
     num_groups: int = 1
     max_unit: Mapping[str, int] = {}
     first_layers: Callable[[Params, int], tuple[nn.Module, Params]] | None = None
+    labels: Mapping[str, tuple[str, ...]] = {}
+    layouts: Mapping[str, str] = {}
+    languages: tuple[str, ...] = ()
 
 
 class Result(NamedTuple):
@@ -144,7 +151,7 @@ class Result(NamedTuple):
 
 class EvalSetting(NamedTuple):
     """What an evaluation gets to work with; `put(batch, rows)` places a host batch on the run's
-    devices.
+    devices. `workdir`: where the run writes, None where it writes nowhere.
     """
 
     manifest: Any
@@ -154,3 +161,5 @@ class EvalSetting(NamedTuple):
     encoder: Encoder
     put: Callable[[Mapping[str, Any], int], dict[str, Array]]
     replicated: Any
+    tokenizer: Any = None
+    workdir: Path | None = None

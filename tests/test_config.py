@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,13 @@ class Outer:
     many: Mapping[str, Inner] = field(default_factory=dict)
     names: tuple[str, ...] = ()
     weight: float | Mapping[str, float] = 1.0
+    rules: tuple[tuple, ...] = ()
+
+
+def test_a_config_comes_back_from_json_as_it_was():
+    values = dict(size=3, names=("a",), rules=(("bias$", 0.0), (".*", 0.1)))
+    built = config.build(Outer, values)
+    assert config.build(Outer, json.loads(json.dumps(asdict(built)))) == built
 
 
 def test_sections_become_dataclasses_and_ints_become_floats():
@@ -63,4 +71,4 @@ def test_every_config_builds_and_takes_small(path, arg):
     spec.loader.exec_module(module)
     assert "COMMAND" in module.__doc__ and "RESULT" in module.__doc__ and "TIME" in module.__doc__
     cfg = config.build(RunConfig, module.get_config(arg).to_dict())
-    assert cfg.steps > 0 and cfg.objectives
+    assert (cfg.steps > 0) != (cfg.epochs > 0) and cfg.objectives

@@ -101,10 +101,49 @@ def pair(rows: int, row_length: int, **changes) -> dict:
     return dict(layout="joint", alpha=0.7, pair_sides=False) | _stream(rows, row_length) | changes
 
 
+def separate(rows: int, row_length: int, **changes) -> dict:
+    """Stream of pairs whose sides do not see each other: `<s> src </s>` `<s> trg </s>`."""
+    return pair(rows, row_length) | dict(layout="separate") | changes
+
+
+def adjust(align: float, drift: float, **changes) -> dict:
+    """Objective `adjust` as Efimov et al. 2022 released it, with a lexicon's links."""
+    entries = dict(
+        weight=dict(align=align, drift=drift),
+        distance="l2",
+        reduction="mse",
+        pool="mean",
+        min_weight=0.5,
+        one_to_one=True,
+        skip_identical=True,
+        frame=True,
+        max_words=64,
+        drift="states",
+        drift_side="en",
+        frozen="",
+    )
+    return entries | changes
+
+
 def _stream(rows: int, row_length: int) -> dict:
     """Return what all streams share; every entry stands here, so that flags can change it."""
     size = dict(rows=rows, row_length=row_length, max_unit=0)
     return size | dict(sources=(), swap=False, lexicons="", links="")
+
+
+def task(layout: str, rows: int, row_length: int, max_unit: int = 0, **data) -> dict:
+    """Stream of labelled files: `single` rows of sentences, `joint` ones of pairs; `data` are its
+    format, files (LANG=PATH each), labels and what else the format takes.
+    """
+    entries = dict(format="", files=(), labels=(), stride=0, limit=0, skip=0, options={}) | data
+    stream = dict(layout=layout, alpha=1.0, pair_sides=False) | _stream(rows, row_length)
+    return stream | dict(max_unit=max_unit, task=entries)
+
+
+def scores(objective: str, sets: tuple, name: str, **changes) -> dict:
+    """Evaluation of an objective on labelled files of several languages, LANG=PATH each."""
+    entries = dict(sets=sets, objective=objective, name=name, rows=16, skip=0, limit=0)
+    return entries | dict(format="", predictions="") | changes
 
 
 def adamw(lr: float, warmup_steps: int, **changes) -> dict:
@@ -116,6 +155,7 @@ def adamw(lr: float, warmup_steps: int, **changes) -> dict:
             lr=lr,
             schedule="linear",
             warmup_steps=warmup_steps,
+            warmup_share=0.0,
             end_lr=0.0,
             b1=0.9,
             b2=0.98,
@@ -125,6 +165,26 @@ def adamw(lr: float, warmup_steps: int, **changes) -> dict:
         )
         | changes
     )
+
+
+def finetuning_adamw(lr: float, warmup_steps: int = 0, **changes) -> dict:
+    """AdamW as transformers has it, with XTREME's settings: no warm-up, no weight decay, linear to
+    0, gradients clipped at 1.
+    """
+    usual = dict(b1=0.9, b2=0.999, eps=1e-8, decay=((r".*", 0.0),))
+    return adamw(lr, warmup_steps, **(usual | changes))
+
+
+def finetune(small: bool, **entries) -> ConfigDict:
+    """Make a config that fine-tunes XLM-R base with dropout and without its masked-LM head; with
+    `small` the encoder of launch/quickstart.sh, in float32.
+    """
+    encoder = choices(head=False, dropout=0.1, attention_dropout=0.1)
+    if small:
+        encoder |= dict(attention_dropout=0.0, dtype="float32", unroll=0)
+    init = "runs/quickstart" if small else "models/xlm-roberta-base"
+    usual = dict(init=init, encoder=encoder, log_every=100, checkpoint_every=500, keep=1)
+    return run(**(usual | entries))
 
 
 def heldout_and_retrieval(every: int) -> dict:
@@ -139,9 +199,17 @@ def heldout_and_retrieval(every: int) -> dict:
     )
 
 
+def section(entries: dict) -> ConfigDict:
+    """Make a section to add to a config."""
+    return ConfigDict(entries, convert_dict=True)
+
+
 def run(**entries) -> ConfigDict:
     """Make a config with the defaults that a run may want to change on the command line."""
     defaults = dict(
+        data="",
+        steps=0,
+        epochs=0.0,
         seed=0,
         init="",
         norm="per_loss_mean",
@@ -150,6 +218,9 @@ def run(**entries) -> ConfigDict:
         checkpoint_every=1000,
         keep=3,
         mesh=dict(data=-1, fsdp=1, tensor=1),
+        test={},
         divergence=dict(factor=1.5, window=50),
     )
+    if "evaluate" in entries:
+        entries["evaluate"] = dict(patience=0) | entries["evaluate"]
     return ConfigDict(defaults | entries, convert_dict=True)

@@ -57,6 +57,6 @@ def read_config(flag_values: flags.FlagValues, cls: type) -> Any:
             "--config is missing: type --config=configs/quickstart.py, or another file of configs/"
         )
     values = flag_values.config.to_dict()
-    if "data" in values and isinstance(values["data"], str):
+    if isinstance(values.get("data"), str) and values["data"]:
         values["data"] = str(Path(values["data"]).expanduser())
     return config.build(cls, values)

@@ -21,6 +21,10 @@ def main(argv: list[str]) -> int:
     flags.DEFINE_string("input", None, "workdir or model folder to read", flag_values=fv)
     flags.DEFINE_string("output", None, "Hugging Face folder to write", flag_values=fv)
     flags.DEFINE_string("step", None, "checkpoint: a step, or best (the newest)", flag_values=fv)
+    flags.DEFINE_string(
+        "head", None, "head of a fine-tuned model to write with it, none for the encoder alone "
+        "(the only one there is)", flag_values=fv,
+    )  # fmt: skip
     flags.DEFINE_enum(
         "dtype",
         "float32",
@@ -58,6 +62,7 @@ def main(argv: list[str]) -> int:
         tolerance=fv.tolerance,
         max_shard_bytes=fv.max_shard_mb << 20,
         overwrite=fv.overwrite,
+        head="" if fv.head == "none" else fv.head,
     )
     sys.stdout.write(f"{fv.output}\n")
     return 0

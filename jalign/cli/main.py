@@ -94,6 +94,6 @@ def main(argv: list[str]) -> int:
 
 def run() -> None:
     """Run as the console script `jalign`."""
-    if sys.argv[1:2] == ["pretrain"]:
+    if sys.argv[1:2] in (["pretrain"], ["finetune"]):
         use_huge_pages()
     sys.exit(main(sys.argv[1:]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import grain.python as grain
 import numpy as np
@@ -23,6 +24,9 @@ from jalign.data.links import (
 from jalign.data.records import Manifest, open_source
 from jalign.data.rows import Layout, Part, RowSource, Specials
 from jalign.data.shuffle import make_key
+from jalign.data.tasks.rows import TaskData, make_task_rows
+from jalign.data.tokenizer import Tokenizer
+from jalign.errors import ConfigError
 
 PREFETCH = 8
 FAR = 1 << 40  # a run may ask for this many steps
@@ -35,7 +39,8 @@ class StreamConfig:
     `sources`: names from the manifest, empty for all. `pair_sides`: a single-text stream also reads
     each side of the pairs as text. `alpha`: temperature exponent over languages or pairs. `rows`:
     rows of the global batch. `lexicons`: folder of `jalign lexicon`, `links`: folder of Pharaoh
-    files, one of which gives pairs word links.
+    files, one of which gives pairs word links. `task`: labelled files, which such a stream reads in
+    place of the dataset's sources.
     """
 
     layout: str
@@ -48,9 +53,13 @@ class StreamConfig:
     swap: bool = False
     lexicons: str = ""
     links: str = ""
+    task: TaskData = TaskData()
 
     def __post_init__(self) -> None:
-        """Check the sources of links. Raises: ValueError naming the entries."""
+        """Check what excludes what. Raises: ValueError naming the entries."""
+        idle = [n for n in ("sources", "swap", "lexicons", "links") if getattr(self, n)]
+        if self.task.format and idle:
+            raise ValueError(f"{', '.join(idle)}: not for a stream of labelled files (task.format)")
         if self.lexicons and self.links:
             raise ValueError("lexicons and links both give word links: set one of them only")
         if (self.lexicons or self.links) and self.layout == "single":
@@ -66,12 +75,19 @@ def make_stream(
     split: str = "train",
     seed: int = 0,
     once: bool = False,
+    tokenizer: Tokenizer | None = None,
 ) -> RowSource:
     """Open the sources of a stream and plan its rows; `once` gives each example one time, for
-    evaluation.
+    evaluation. A stream of labelled files is a TaskRows, and needs the tokenizer.
 
     Raises: ValueError naming the stream, what the dataset has, and what to type.
     """
+    layout = Layout(cfg.layout, cfg.row_length, cfg.max_unit or cfg.row_length, cfg.swap)
+    salt = int.from_bytes(name.encode()[:7].ljust(7, b"\0"), "little")
+    stream_seed = int(make_key(seed, salt) >> np.uint64(1))
+    plan = {"alpha": cfg.alpha, "seed": stream_seed, "once": once}
+    if cfg.task.format:
+        return _task_rows(manifest, specials, name, cfg.task, layout, tokenizer, split, plan)
     parts = (
         _single_parts(manifest, cfg, split)
         if cfg.layout == "single"
@@ -84,13 +100,29 @@ def make_stream(
             f"{list(cfg.sources) or 'all'}; {manifest.folder} has {have}. Set "
             f"config.streams.{name}.sources, or prepare a dataset that has them."
         )
-    layout = Layout(cfg.layout, cfg.row_length, cfg.max_unit or cfg.row_length, cfg.swap)
-    salt = int.from_bytes(name.encode()[:7].ljust(7, b"\0"), "little")
-    stream_seed = int(make_key(seed, salt) >> np.uint64(1))
     linker = _make_linker(manifest, cfg, split) if cfg.lexicons or cfg.links else None
-    return RowSource(
-        parts, layout, specials, alpha=cfg.alpha, seed=stream_seed, once=once, linker=linker
-    )
+    return RowSource(parts, layout, specials, linker=linker, **plan)
+
+
+def _task_rows(
+    manifest: Manifest,
+    specials: Specials,
+    name: str,
+    data: TaskData,
+    layout: Layout,
+    tokenizer: Tokenizer | None,
+    split: str,
+    plan: Mapping[str, Any],
+) -> RowSource:
+    """Read a stream of labelled files; errors name the stream."""
+    if split != "train":
+        raise ValueError(f"stream {name!r} reads labelled files, which have no {split} part")
+    if tokenizer is None:
+        raise ValueError(f"stream {name!r} reads labelled files: make_stream needs the tokenizer")
+    try:
+        return make_task_rows(data, tokenizer, manifest.languages, layout, specials, **plan)
+    except ConfigError as error:
+        raise ConfigError(f"config.streams.{name}: {error}") from error
 
 
 def _make_linker(manifest: Manifest, cfg: StreamConfig, split: str) -> Linker | None:

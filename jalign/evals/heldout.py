@@ -5,14 +5,16 @@ Each held-out example is seen once, with masks that are the same at every evalua
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
 
 from jalign.data.pipeline import make_stream
-from jalign.types import EvalSetting, Mean, Params, Result
+from jalign.data.rows import RowSource
+from jalign.types import EvalSetting, Mean, Objective, Params, Result
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,20 @@ class Config:
 
 
 def make(cfg: Config, setting: EvalSetting) -> Callable[[Params], Iterator[Result]]:
-    """Build `evaluate(params, aux)`, compiled once."""
+    """Build `evaluate(params, aux)`, compiled once.
+
+    Objectives on labelled files are left out: those have no held-out part, and evaluations of their
+    own; so are those that need links which files give to the training pairs only, with a warning.
+    Raises: ValueError where there is no other.
+    """
+    labelled = {name for name, stream in setting.streams.items() if stream.task.format}
+    objectives = {n: o for n, o in setting.objectives.items() if not labelled & set(o.streams)}
+    if not objectives:
+        raise ValueError(
+            "every objective reads labelled files, which have no held-out part: evaluate with "
+            "tagging, classification or qa"
+        )
+    read = {stream for objective in objectives.values() for stream in objective.streams}
     streams = {
         name: make_stream(
             setting.manifest,
@@ -34,12 +49,27 @@ def make(cfg: Config, setting: EvalSetting) -> Callable[[Params], Iterator[Resul
             once=True,
         )
         for name, stream in setting.streams.items()
+        if name in read
     }
+    lacking = {n: _lacking(o, streams) for n, o in objectives.items()}
+    objectives = {n: o for n, o in objectives.items() if not lacking[n]}
+    for name, fields in lacking.items():
+        if fields:
+            warnings.warn(
+                f"heldout: left out {name}, for held-out pairs have no {', '.join(fields)}",
+                stacklevel=2,
+            )
+    streams = {n: s for n, s in streams.items() if any(n in o.streams for o in objectives.values())}
+    if not objectives:
+        raise ValueError(
+            "held-out pairs have no links, which come from files of the training pairs: remove "
+            "this evaluation, or take links from config.streams.pair.lexicons"
+        )
 
     @jax.jit
     def means(params, aux, batches):
         out = {}
-        for name, objective in setting.objectives.items():
+        for name, objective in objectives.items():
             losses = objective.losses(name, params, aux.get(name, {}), batches, None)
             for n, loss in losses.items():
                 out |= {(n, "loss"): Mean(loss.total, loss.count)}
@@ -63,3 +93,9 @@ def make(cfg: Config, setting: EvalSetting) -> Callable[[Params], Iterator[Resul
             yield Result(f"heldout/{name}", "all", metric, float(value / max(count, 1)), int(count))
 
     return evaluate
+
+
+def _lacking(objective: Objective, streams: Mapping[str, RowSource]) -> list[str]:
+    """List the fields that the objective reads and its held-out streams do not carry."""
+    found = [set(streams[name].fields) for name in objective.streams]
+    return sorted({field for fields in found for field in set(objective.reads) - fields})

@@ -75,7 +75,7 @@ def write_card(
         license=license_id,
         difference=difference,
         folder=path.name,
-        auto="AutoModelForMaskedLM" if has_head else "AutoModel",
+        auto=described.get("auto") or ("AutoModelForMaskedLM" if has_head else "AutoModel"),
         results=_table(results),
     )
     (path / "README.md").write_text(f"---\n{front}\n---\n{body}", encoding="utf-8")
@@ -100,7 +100,8 @@ def _front_matter(name, license_id, languages, described, results, has_head) -> 
         language=languages or None,
         license=license_id,
         library_name="transformers",
-        pipeline_tag="fill-mask" if has_head else "feature-extraction",
+        pipeline_tag=described.get("pipeline")
+        or ("fill-mask" if has_head else "feature-extraction"),
         tags=["jalign", "multilingual", *kinds],
         eval_results=scores or None,
     ).to_yaml()

@@ -21,6 +21,7 @@ from jalign import plugin
 from jalign.data.tokenizer import Tokenizer, load_tokenizer
 from jalign.encoders import _names
 from jalign.errors import BadData, ConfigError
+from jalign.hf.heads import TaskHead, add_head, head_entries
 from jalign.hf.limits import check_config, check_shapes
 from jalign.hf.tensors import Tensors, open_tensors, read_json, write_tensors
 
@@ -196,8 +197,10 @@ def write_folder(
     dtype: str = "float32",
     config: Mapping[str, Any] | None = None,
     max_shard_bytes: int = 5 << 30,
+    head: TaskHead | None = None,
 ) -> None:
-    """Write the encoder as a Hugging Face folder; `config` is the config.json it came with.
+    """Write the encoder as a Hugging Face folder; `config` is the config.json it came with, `head`
+    that of a fine-tuned model.
 
     Entries of `config` that jalign does not own are kept. Raises: ConfigError where the format
     cannot hold the model.
@@ -210,6 +213,9 @@ def write_folder(
     if not cfg.tied:  # transformers wants these too, though it computes with the originals
         copies = family.hf_copies(cfg, model_type)
         tensors |= {name: tensors[original] for name, original in copies.items()}
+    if head is not None:
+        tensors = add_head(tensors, model_type, head)
+        entries |= head_entries(model_type, head)
     write_tensors(path, tensors, dtype=dtype, max_shard_bytes=max_shard_bytes)
     (path / "config.json").write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n")
     mark = {"format": 1, "tokenizer_sha256": tokenizer.sha256, "family": family_name}

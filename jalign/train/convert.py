@@ -23,7 +23,9 @@ from jalign.errors import BadData, ConfigError
 from jalign.hf import compare
 from jalign.hf.card import write_card
 from jalign.hf.folder import copy_tokenizer_files, read_folder, write_folder
+from jalign.hf.heads import PIPELINES
 from jalign.train.checkpoint import write_params
+from jalign.train.convert_head import choose_head, prove_head
 from jalign.train.model_file import write_model_file
 from jalign.train.pretrained import Pretrained, read_pretrained
 
@@ -107,17 +109,21 @@ def export_folder(
     tolerance: float = compare.TOLERANCE,
     max_shard_bytes: int = 5 << 30,
     overwrite: bool = False,
+    head: str | None = None,
 ) -> None:
     """Write a workdir's or an imported model's encoder as a Hugging Face folder, with model card.
 
-    The written folder is read again: its parameters must be those of the checkpoint bit for bit
-    (rounded to `dtype`), and its outputs are compared with PyTorch's, else with ours and with the
-    fingerprint of the import. Raises: ConfigError or BadData; nothing is written then.
+    `head`: which head of a fine-tuned model goes with it, "" for none; None is the only one there
+    is, where transformers has that form. The written folder is read again: its parameters must be
+    those of the checkpoint bit for bit (rounded to `dtype`), and its outputs are compared with
+    PyTorch's, else with ours and with the fingerprint of the import. Raises: ConfigError or
+    BadData; nothing is written then.
     """
     with _beside(target, overwrite) as partial:
         model = read_pretrained(source, step=step)
         where = f"step {model.step}" if model.step >= 0 else "a Hugging Face folder"
         say(f"{model.model_type}: {_size(model.params)} of {source} ({where})")
+        task_head = choose_head(model, head, say)
         write_folder(
             partial,
             model.family,
@@ -128,15 +134,21 @@ def export_folder(
             dtype=dtype,
             config=model.details.get("hf_config"),
             max_shard_bytes=max_shard_bytes,
+            head=task_head,
         )
         written = read_folder(partial)
-        _check_equal(written.params, model.params, dtype)
+        # BERT's pooler is the dense layer of its classifiers: no part of the encoder here
+        _check_equal({name: written.params[name] for name in model.params}, model.params, dtype)
         difference = _prove(model, written, partial, tolerance)
         say(str(difference))
+        if task_head:
+            prove_head(task_head, written, partial, dtype, tolerance, say)
         ids = compare.sentence_ids(written.tokenizer, written.cfg.positions)
         outputs = compare.our_outputs(written.family, written.cfg, written.params, ids)
         compare.write_fingerprint(partial, ids, outputs)
         described = {"encoder": dataclasses.asdict(model.cfg), **model.details}
+        if task_head:
+            described |= {"auto": task_head.auto, "pipeline": PIPELINES[task_head.kind]}
         write_card(
             partial,
             described | {"model_type": model.model_type},
@@ -182,10 +194,14 @@ def _check_equal(written: Mapping, ours: Mapping, dtype: str) -> None:
 
 
 def _results(model: Pretrained) -> list[dict[str, Any]]:
-    """Return the lines of results.jsonl that were measured at the exported step."""
+    """Return the lines of results.jsonl that were measured at the exported step; where a test gave
+    the same score of the same name, the test's.
+    """
     file = model.path / "results.jsonl"
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    return [r for r in map(json.loads, lines) if r.get("step") == model.step]
+    found = [r for r in map(json.loads, lines) if r.get("step") == model.step]
+    found.sort(key=lambda r: "test" in r)
+    return list({(r["task"], r["lang"], r["metric"]): r for r in found}.values())
 
 
 def _count(params: Mapping) -> int:

@@ -112,30 +112,30 @@ class Log:
         if not self.writes:
             return
         self._append("metrics", record)
+        for key, value in record.items():
+            if isinstance(value, (int, float)) and key != "step":
+                self._board.add_scalar(key, value, record["step"])
         if self.progress:
             note = f"loss {record['loss']:.3f} | {record['tokens_per_s']:,.0f} tokens/s"
             self.progress.update(self._task, note=note)
         self.say(format_line(record, self.steps))
 
-    def results(self, step: int, results: list[dict[str, Any]]) -> None:
-        """Log evaluation results: lines of results.jsonl, TensorBoard scalars."""
-        for result in results:
-            if self.writes:
-                self._append(
-                    "results",
-                    {**result, "step": step},
-                    f"{result['task']}/{result['metric']}/{result['lang']}",
-                )
+    def results(self, step: int, results: list[dict[str, Any]], **more: Any) -> None:
+        """Log the results of an evaluation: lines of results.jsonl (with the entries `more`),
+        TensorBoard scalars.
+        """
+        if not self.writes:
+            return
+        self._append("results", *({**result, "step": step, **more} for result in results))
+        for r in results:
+            tag = "/".join([*map(str, more.values()), r["task"], r["metric"], r["lang"]])
+            self._board.add_scalar(tag, r["value"], step)
 
-    def _append(self, name: str, record: Mapping[str, Any], tag: str = "") -> None:
+    def _append(self, name: str, *records: Mapping[str, Any]) -> None:
+        """Add records at once: a kill leaves all of them or none, but for a line cut short."""
+        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         with self._paths[name].open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        if tag:
-            self._board.add_scalar(tag, record["value"], record["step"])
-        else:
-            for key, value in record.items():
-                if isinstance(value, (int, float)) and key != "step":
-                    self._board.add_scalar(key, value, record["step"])
+            file.write(text)
 
     def close(self) -> None:
         """Flush and leave the terminal as it was."""

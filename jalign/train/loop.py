@@ -7,6 +7,8 @@ Ctrl-C; `Diverged` carries 4. Resumes by itself from the newest complete checkpo
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import math
 import signal
@@ -17,6 +19,7 @@ from pathlib import Path
 import flax.linen as nn
 import jax
 
+from jalign import config
 from jalign.data.pipeline import load_batches
 from jalign.errors import ConfigError
 from jalign.nn.attention import choose_attention
@@ -27,6 +30,7 @@ from jalign.train.log import Log, format_duration
 from jalign.train.model_file import MODEL_FILE
 from jalign.train.rates import Rates
 from jalign.train.run import Run
+from jalign.train.run_config import RunConfig
 from jalign.train.start import write_description
 from jalign.train.stop import StopFlag
 from jalign.train.watch import Watch
@@ -48,7 +52,7 @@ def train(run: Run, workdir: Path) -> int:
         if start == 0 and jax.process_index() == 0:
             (workdir / "config.json").write_text(json.dumps(run.facts()["config"], indent=1))
         if jax.process_index() == 0 and (start == 0 or not (workdir / MODEL_FILE).exists()):
-            write_description(workdir, run.manifest.folder, run.description)
+            write_description(workdir, run.tokenizer_folder, run.description)
         log = Log(workdir, run.cfg.steps, start=start, writes=jax.process_index() == 0)
         try:
             _introduce(run, log, start, notes)
@@ -68,6 +72,8 @@ def _restore_or_init(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, in
             "this workdir is an imported model, not a run: name it as config.init, and another "
             "--workdir"
         )
+    with contextlib.suppress(ConfigError):  # entries that came later stand there as they were then
+        saved["config"] = dataclasses.asdict(config.build(RunConfig, saved["config"]))
     changed = check_same_run(saved, run.facts())
     return checkpoints.restore(latest, run.abstract), latest, changed
 
@@ -110,6 +116,8 @@ def _introduce(run: Run, log: Log, start: int, changed: list[str]) -> None:
         ):
             if counts:
                 log.say(f"stream {name}: {sum(counts.values()):,} examples {what}: {counts}")
+        for what, number in getattr(stream, "counts", {}).items():  # of labelled files
+            log.say(f"stream {name}: {number:,} x {what}")
     if start:
         log.say(
             f"resuming at step {start}"
@@ -139,10 +147,12 @@ def _loop(
     stop: StopFlag,
 ) -> int:
     cfg, watch, evaluator = run.cfg, Watch(run, workdir), Evaluator(run, workdir, log, stop)
-    evaluator.catch_up(start, state)
-    if start >= cfg.steps:
-        log.say(f"finished at step {start}: nothing to do (raise config.steps to go on)")
-        return 0
+    if evaluator.catch_up(start, state):
+        checkpoints.save(start, state, run.facts(), best=True)
+    if start >= cfg.steps or evaluator.out_of_patience():
+        why = evaluator.out_of_patience() or "nothing to do (raise config.steps to go on)"
+        log.say(f"finished at step {start}: {why}")
+        return _test(run, start, state, checkpoints, evaluator, log, stop)
     step_fn, rates = _compile(run, state, log), Rates(run)
     log.say(rates.definition)
     batches = load_batches(run.source, start)
@@ -173,12 +183,43 @@ def _loop(
             if evaluator.run_all(done, state):
                 checkpoints.save(done, state, run.facts(), best=True)
             rates.pause(time.perf_counter() - begin)
+            if (why := evaluator.out_of_patience()) and done < cfg.steps:
+                log.say(f"stopping early at step {done}: {why}")
+                checkpoints.save(done, state, run.facts())
+                break
     checkpoints.wait()
     log.say(
-        f"done: {cfg.steps} steps in {format_duration(time.perf_counter() - rates.run_start)}, in "
+        f"done: {done} steps in {format_duration(time.perf_counter() - rates.run_start)}, in "
         f"{workdir}"
     )
-    return 0
+    return _test(run, done, state, checkpoints, evaluator, log, stop)
+
+
+def _test(
+    run: Run,
+    done: int,
+    state: TrainState,
+    checkpoints: Checkpoints,
+    evaluator: Evaluator,
+    log: Log,
+    stop: StopFlag,
+) -> int:
+    """Take the tests of the config with the best model, or the last where none is kept."""
+    if not run.cfg.test:
+        return 0
+    checkpoints.wait()
+    best = checkpoints.best_step() if run.cfg.evaluate.best else None
+    step = done if best is None else best
+    if not evaluator.tests_left(step):
+        return 0
+    params, aux = state.params, state.aux
+    if step != done:
+        params, aux = checkpoints.restore_best(run.abstract)
+    if evaluator.test(step, params, aux):
+        return 0
+    asked = stop.agreed()
+    log.say(f"{signal.Signals(asked).name}: tests cut short; run the same command again")
+    return 128 + asked
 
 
 def _save_and_leave(

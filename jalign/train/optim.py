@@ -19,12 +19,15 @@ SCHEDULES = ("linear", "cosine", "constant", "rsqrt")
 class OptimConfig:
     """AdamW and its schedule.
 
-    The first rule whose pattern is found in a parameter's path gives its decay.
+    `warmup_share`: the share of the run's steps that warm up, in place of `warmup_steps`, where
+    epochs say how long the run is. The first rule whose pattern is found in a parameter's path
+    gives its decay.
     """
 
     lr: float = 1e-4
     schedule: str = "linear"
     warmup_steps: int = 0
+    warmup_share: float = 0.0
     end_lr: float = 0.0
     b1: float = 0.9
     b2: float = 0.98
@@ -41,31 +44,42 @@ def path_name(path) -> str:
 def make_schedule(cfg: OptimConfig, steps: int) -> optax.Schedule:
     """Return step -> learning rate: linear warm-up, then the schedule down to `end_lr` at `steps`.
 
-    Raises: ConfigError for an unknown schedule or a warm-up longer than the run.
+    Raises: ConfigError for an unknown schedule, or a warm-up that does not fit the run.
     """
     if cfg.schedule not in SCHEDULES:
         raise ConfigError(
             f"config.optimizer.schedule={cfg.schedule!r}: need one of {', '.join(SCHEDULES)}"
         )
+    warmup = warmup_steps(cfg, steps)
+    rest = max(steps - warmup, 1)
+    main = {
+        "linear": lambda: optax.linear_schedule(cfg.lr, cfg.end_lr, rest),
+        "cosine": lambda: optax.cosine_decay_schedule(cfg.lr, rest, cfg.end_lr / cfg.lr),
+        "constant": lambda: optax.constant_schedule(cfg.lr),
+        "rsqrt": lambda: lambda s: cfg.lr * (max(warmup, 1) / (s + max(warmup, 1))) ** 0.5,
+    }[cfg.schedule]()
+    if not warmup:
+        return main
+    # Step 0 already learns: (s + 1) / warmup.
+    rising = optax.linear_schedule(cfg.lr / warmup, cfg.lr, max(warmup - 1, 1))
+    return optax.join_schedules([rising, main], [warmup])
+
+
+def warmup_steps(cfg: OptimConfig, steps: int) -> int:
+    """Return how many steps warm up in a run of `steps`. Raises: ConfigError."""
+    if cfg.warmup_share and cfg.warmup_steps:
+        raise ConfigError(
+            f"config.optimizer.warmup_steps={cfg.warmup_steps} and warmup_share="
+            f"{cfg.warmup_share:g} both say how long the warm-up is: set one of them to 0"
+        )
+    if not 0 <= cfg.warmup_share <= 1:
+        raise ConfigError(f"config.optimizer.warmup_share={cfg.warmup_share:g}: need 0 to 1")
     if cfg.warmup_steps > steps:
         raise ConfigError(
             f"config.optimizer.warmup_steps={cfg.warmup_steps} is longer than "
             f"config.steps={steps}: lower it"
         )
-    rest = max(steps - cfg.warmup_steps, 1)
-    main = {
-        "linear": lambda: optax.linear_schedule(cfg.lr, cfg.end_lr, rest),
-        "cosine": lambda: optax.cosine_decay_schedule(cfg.lr, rest, cfg.end_lr / cfg.lr),
-        "constant": lambda: optax.constant_schedule(cfg.lr),
-        "rsqrt": lambda: (
-            lambda s: cfg.lr * (max(cfg.warmup_steps, 1) / (s + max(cfg.warmup_steps, 1))) ** 0.5
-        ),
-    }[cfg.schedule]()
-    if not cfg.warmup_steps:
-        return main
-    # Step 0 already learns: (s + 1) / warmup.
-    warmup = optax.linear_schedule(cfg.lr / cfg.warmup_steps, cfg.lr, max(cfg.warmup_steps - 1, 1))
-    return optax.join_schedules([warmup, main], [cfg.warmup_steps])
+    return cfg.warmup_steps or round(cfg.warmup_share * steps)
 
 
 def decay_values(cfg: OptimConfig, params) -> dict[float, object]:

@@ -84,7 +84,7 @@ def _read_workdir(path: Path, step: int | str | None) -> Pretrained:
     family, cfg = read_shape(path)
     tokenizer = load_tokenizer(path / "tokenizer")
     check_hash(path, described["tokenizer_sha256"], tokenizer)
-    folder = _checkpoint(path, step)
+    folder = find_checkpoint(path, step)
     shapes = {"encoder": abstract_params(plugin.load("encoders", family), cfg)}
     params = read_params(folder, shapes)["encoder"]
     return Pretrained(
@@ -100,7 +100,11 @@ def _read_workdir(path: Path, step: int | str | None) -> Pretrained:
     )
 
 
-def _checkpoint(path: Path, step: int | str | None) -> Path:
+def find_checkpoint(path: Path, step: int | str | None) -> Path:
+    """Return the folder of a workdir's checkpoint: of a step, the "best", None for the newest.
+
+    Raises: ConfigError listing what there is.
+    """
     folder = path / ("best" if step == "best" else "checkpoints")
     steps = complete_steps(folder)
     if not steps:

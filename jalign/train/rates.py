@@ -32,6 +32,13 @@ class Rates:
             f"{self.peak / 1e12:.2f} TFLOP/s: {source}"
         )
         self.family = plugin.load("encoders", run.cfg.encoder.get("family", "bert"))
+        labelled = set(run.cfg.labelled)  # their few classes cost next to nothing
+        self.of_words = {
+            loss
+            for name, objective in run.objectives.items()
+            for loss in objective.names(name)
+            if not labelled & set(objective.streams)
+        }
         self._reset()
 
     def _reset(self) -> None:
@@ -70,7 +77,8 @@ class Rates:
         self._add_other_processes()
         seconds = max(time.perf_counter() - self.start - self.paused_s, 1e-9)
         step_s = seconds / self.steps
-        predicted = sum(count for _, count in losses.values()) * self.steps / self.tokens
+        predicted = sum(count for n, (_, count) in losses.items() if n in self.of_words)
+        predicted *= self.steps / self.tokens
         flops = (
             self.family.flops_per_token(self.run.encoder_cfg, self.tokens / self.units, predicted)
             * self.tokens

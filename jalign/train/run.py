@@ -1,8 +1,7 @@
-"""Hold a run's configuration as frozen dataclasses, and build from it what the loop needs.
+"""Build from a run's configuration what the loop needs.
 
-In: a `RunConfig` (the command line has turned the config file into it). Out: a `Run`: data,
-objectives, mesh, optimiser, step. Everything that can be wrong is found here, before anything
-compiles.
+In: a `RunConfig`. Out: a `Run`: data, objectives, mesh, optimiser, step. Everything that can be
+wrong is found here, before anything compiles.
 """
 
 from __future__ import annotations
@@ -20,96 +19,45 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from jalign import config, plugin
-from jalign.data.pipeline import BatchSource, StreamConfig, make_stream
-from jalign.data.records import Manifest, read_manifest
-from jalign.data.rows import Specials
-from jalign.data.tokenizer import Tokenizer, load_tokenizer
+from jalign import plugin
+from jalign.data.pipeline import BatchSource, make_stream
+from jalign.data.records import Manifest
 from jalign.errors import ConfigError
-from jalign.schedule import make_value
 from jalign.train import mesh as mesh_lib
-from jalign.train.optim import OptimConfig, make_optimizer, make_schedule
+from jalign.train.frozen import frozen_shardings, read_frozen
+from jalign.train.opening import (
+    Opened,
+    count_steps,
+    labelled_sha256,
+    labelled_sources,
+    open_data,
+)
+from jalign.train.optim import make_optimizer, make_schedule
+from jalign.train.parts import (
+    draw_params,
+    head_facts,
+    make_encoder,
+    make_objectives,
+    specials_of,
+)
+from jalign.train.run_config import RunConfig
 from jalign.train.start import Start, describe, place, read_start, say_what_is_fresh
-from jalign.train.step import StepConfig, check_objectives, make_train_step, name_key
-from jalign.types import Encoder, EvalSetting, Objective, TokenIds, TrainState
-
-
-@dataclass(frozen=True)
-class EvalConfig:
-    """Evaluate every `every` steps (0: never), at step 0 if `at_start`; `best` names the score that
-    keeps the best.
-    """
-
-    every: int = 0
-    at_start: bool = False
-    best: str = ""
-    tasks: Mapping[str, Mapping] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class DivergenceConfig:
-    """Stop where the mean loss of `window` steps exceeds the lowest such mean by `factor` (0:
-    never).
-    """
-
-    factor: float = 1.5
-    window: int = 50
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """One run.
-
-    `init`: a Hugging Face folder, an imported model or a workdir whose encoder is continued; the
-    encoder section then holds only what is the run's choice. `objectives`: name -> its entries,
-    `weight` (a number or a schedule) and optionally `kind`, its file. `count_rows`: start the
-    output bias at the log frequency of the words in so many rows of each stream (0: at zero), so
-    that a short run need not learn frequencies first.
-    """
-
-    data: str
-    steps: int
-    encoder: Mapping[str, Any]
-    streams: Mapping[str, StreamConfig]
-    objectives: Mapping[str, Mapping]
-    name: str = "run"
-    seed: int = 0
-    init: str = ""
-    norm: str = "per_loss_mean"
-    accumulate: int = 1
-    log_every: int = 50
-    checkpoint_every: int = 1000
-    keep: int = 3
-    count_rows: int = 0
-    optimizer: OptimConfig = OptimConfig()
-    mesh: mesh_lib.MeshConfig = mesh_lib.MeshConfig()
-    evaluate: EvalConfig = EvalConfig()
-    divergence: DivergenceConfig = DivergenceConfig()
-
-    def __post_init__(self) -> None:
-        """Check the numbers. Raises: ValueError naming the entry."""
-        for name in ("steps", "accumulate", "log_every", "checkpoint_every", "keep"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: need at least 1")
-        if not self.objectives:
-            raise ValueError("objectives is empty: name at least one, such as objectives.mlm")
-        if self.init and self.count_rows:
-            raise ValueError(
-                f"count_rows={self.count_rows} would overwrite the output bias of "
-                f"init={self.init!r}: set one of them only"
-            )
+from jalign.train.step import StepConfig, check_objectives, make_train_step
+from jalign.types import Encoder, EvalSetting, Objective, TrainState
 
 
 @dataclass(frozen=True)
 class Run:
     """Everything that the loop needs, built and checked.
 
-    `cfg` has its encoder section filled in where the run starts from `init`; `description` is the
-    content of model.json; `notes` are lines for the log.
+    `cfg` has its encoder section filled in where the run starts from `init`, and its steps where
+    epochs say how many; `description` is the content of model.json; `labelled` are the hashes of
+    labelled files; `notes` are lines for the log.
     """
 
     cfg: RunConfig
     manifest: Manifest
+    tokenizer_folder: Path
     mesh: Mesh
     encoder: Encoder
     encoder_cfg: Any
@@ -121,6 +69,7 @@ class Run:
     init_state: Callable[[], TrainState]
     setting: EvalSetting
     description: Mapping[str, Any]
+    labelled: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
     def put(self, batches: Mapping[str, Mapping]) -> dict[str, dict[str, jax.Array]]:
@@ -137,6 +86,7 @@ class Run:
         return {
             "manifest_sha256": self.manifest.sha256,
             "tokenizer_sha256": self.manifest.tokenizer_sha256,
+            "labelled_sha256": self.labelled,
             "config": dataclasses.asdict(self.cfg),
         }
 
@@ -149,23 +99,71 @@ def make_run(
     A run with `init` that has a checkpoint in `workdir` is built from there, without `init`.
     Raises: ConfigError (or ManifestError) that says what to type.
     """
-    manifest = read_manifest(cfg.data)
-    tokenizer = load_tokenizer(Path(cfg.data) / "tokenizer")
-    if tokenizer.sha256 != manifest.tokenizer_sha256:
-        raise ConfigError(
-            f"{cfg.data}/tokenizer is not the one this data was prepared with: prepare it again"
-        )
-    start = read_start(cfg.init, cfg.encoder, manifest, workdir) if cfg.init else None
+    start = read_start(cfg.init, cfg.encoder, workdir) if cfg.init else None
     if start:
         cfg = dataclasses.replace(cfg, encoder=start.entries)
+    opened = open_data(cfg, start)
+    manifest = opened.manifest
     mesh = mesh_lib.make_mesh(cfg.mesh, devices)
-    encoder, encoder_cfg = _make_encoder(cfg, manifest, tokenizer, mesh)
-    objectives, weights = _make_objectives(cfg, encoder)
-    specials = Specials(tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
-    source = _make_source(cfg, manifest, specials, mesh, objectives)
+    encoder, encoder_cfg = make_encoder(cfg, manifest, opened.tokenizer, mesh)
+    objectives, weights = make_objectives(cfg, encoder)
+    labelled = labelled_sha256(cfg)
+    source = _make_source(cfg, opened, mesh, objectives)
     fields = {name: set(source.streams[name].fields) for name in cfg.streams}
     check_objectives(objectives, fields, cfg.accumulate)
-    optimizer, abstract, init_state = _make_state(cfg, mesh, encoder, objectives, source, start)
+    steps, notes = count_steps(cfg, source)
+    cfg = dataclasses.replace(cfg, steps=steps)
+    optimizer, abstract, init_state = _make_state(
+        cfg, mesh, encoder, objectives, source, start, opened.tokenizer.sha256
+    )
+    setting = EvalSetting(
+        manifest,
+        specials_of(opened.tokenizer),
+        cfg.streams,
+        objectives,
+        encoder,
+        lambda batch, rows: mesh_lib.put_batch(batch, mesh, rows),
+        mesh_lib.replicated(mesh),
+        opened.tokenizer,
+        workdir,
+    )
+    family, heads = cfg.encoder.get("family", "bert"), head_facts(cfg, objectives)
+    return Run(
+        cfg,
+        manifest,
+        opened.tokenizer_folder,
+        mesh,
+        encoder,
+        encoder_cfg,
+        objectives,
+        source,
+        optimizer,
+        _make_step(cfg, objectives, weights, optimizer, abstract, mesh),
+        abstract,
+        init_state,
+        setting,
+        describe(
+            manifest,
+            family,
+            encoder_cfg,
+            cfg.objectives,
+            heads,
+            labelled_sources(cfg, source),
+            start,
+        ),
+        labelled,
+        [*(start.notes if start else ()), *notes],
+    )
+
+
+def _make_step(
+    cfg: RunConfig,
+    objectives: Mapping[str, Objective],
+    weights: Mapping[str, Callable],
+    optimizer: optax.GradientTransformation,
+    abstract: TrainState,
+    mesh: Mesh,
+) -> Callable:
     step_cfg = StepConfig(
         weights,
         cfg.norm,
@@ -173,39 +171,11 @@ def make_run(
         cfg.optimizer.clip_norm,
         make_schedule(cfg.optimizer, cfg.steps),
     )
-    step = jax.jit(
+    shardings = jax.tree.map(lambda x: x.sharding, abstract)
+    return jax.jit(
         make_train_step(objectives, optimizer, step_cfg),
         donate_argnums=0,
-        out_shardings=(
-            jax.tree.map(lambda x: x.sharding, abstract),
-            mesh_lib.replicated(mesh),
-        ),
-    )
-    setting = EvalSetting(
-        manifest,
-        specials,
-        cfg.streams,
-        objectives,
-        encoder,
-        lambda batch, rows: mesh_lib.put_batch(batch, mesh, rows),
-        mesh_lib.replicated(mesh),
-    )
-    family = cfg.encoder.get("family", "bert")
-    return Run(
-        cfg,
-        manifest,
-        mesh,
-        encoder,
-        encoder_cfg,
-        objectives,
-        source,
-        optimizer,
-        step,
-        abstract,
-        init_state,
-        setting,
-        describe(manifest, family, encoder_cfg, cfg.objectives, start),
-        start.notes if start else (),
+        out_shardings=(shardings, mesh_lib.replicated(mesh)),
     )
 
 
@@ -216,50 +186,53 @@ def _make_state(
     objectives: Mapping[str, Objective],
     source: BatchSource,
     start: Start | None,
+    tokenizer_sha256: str,
 ) -> tuple[optax.GradientTransformation, TrainState, Callable[[], TrainState]]:
     """Return the optimiser, the state's shapes with their shardings, and how to make the first."""
     family = plugin.load("encoders", cfg.encoder.get("family", "bert"))
     encoder_cfg, key = encoder.module.cfg, jax.random.key(cfg.seed)
 
     def draw_boxed(key):
-        params = {"encoder": family.init_params(encoder.module, key)}
-        sample = jnp.zeros((1, encoder_cfg.hidden))  # heads take hidden states
-        for objective in objectives.values():
-            for name, head in objective.heads.items():
-                params[name] = head.init(name_key(key, name), sample)["params"]
-        return params
+        return draw_params(cfg, encoder, objectives, key)
 
     boxed = jax.eval_shape(draw_boxed, key)
     optimizer = make_optimizer(cfg.optimizer, cfg.steps, nn.unbox(boxed))
 
-    def complete(params) -> TrainState:
-        aux = {name: o.init_aux(params) for name, o in objectives.items()}
+    def complete(params, frozen) -> TrainState:
+        aux = {name: o.init_aux(frozen.get(name, params)) for name, o in objectives.items()}
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), aux)
 
-    def draw_state(key, bias_V=None) -> TrainState:
+    def draw_state(key, bias_V=None, frozen=None) -> TrainState:
         params = nn.unbox(draw_boxed(key))
         if bias_V is not None:
             params["encoder"] = family.with_output_bias(params["encoder"], bias_V)
-        return complete(params)
+        return complete(params, frozen or {})
 
     shapes = jax.eval_shape(draw_state, key)
     shardings = _state_shardings(shapes, boxed, optimizer, mesh)
 
     def init_state() -> TrainState:
+        frozen = read_frozen(
+            objectives,
+            encoder_cfg,
+            cfg.encoder.get("family", "bert"),
+            tokenizer_sha256,
+            shardings.params["encoder"],
+        )
         if start:
             params = place(start, shardings.params, lambda: nn.unbox(draw_boxed(key)))
             # Without the parameters: handed through, jit would hold them twice.
             rest = jax.jit(
-                lambda params: complete(params).replace(params=None),
+                lambda params, frozen: complete(params, frozen).replace(params=None),
                 out_shardings=shardings.replace(params=None),
             )
-            return rest(params).replace(params=params)
+            return rest(params, frozen).replace(params=params)
         bias_V = (
             log_frequency(source, cfg.count_rows, encoder_cfg.vocab_size)
             if cfg.count_rows
             else None
         )
-        return jax.jit(draw_state, out_shardings=shardings)(key, bias_V)
+        return jax.jit(draw_state, out_shardings=shardings)(key, bias_V, frozen)
 
     if start:
         say_what_is_fresh(start, shapes.params)
@@ -278,67 +251,7 @@ def log_frequency(source: BatchSource, num_rows: int, vocab_size: int) -> np.nda
     return np.log(count_V / count_V.sum()).astype(np.float32)
 
 
-def _make_encoder(
-    cfg: RunConfig, manifest: Manifest, tokenizer: Tokenizer, mesh: Mesh
-) -> tuple[Encoder, Any]:
-    entries = dict(cfg.encoder)
-    family = plugin.load("encoders", entries.pop("family", "bert"))
-    if not entries.get("vocab_size"):
-        entries["vocab_size"] = manifest.vocab_size
-    encoder_cfg = config.build(family.Config, entries, "config.encoder")
-    if encoder_cfg.vocab_size < manifest.vocab_size:
-        raise ConfigError(
-            f"config.encoder.vocab_size={encoder_cfg.vocab_size} is smaller than the tokenizer's "
-            f"{manifest.vocab_size}: set it to 0 to take the tokenizer's"
-        )
-    max_unit = {name: s.max_unit or s.row_length for name, s in cfg.streams.items()}
-    for name, longest in max_unit.items():
-        if longest > encoder_cfg.positions:
-            raise ConfigError(
-                f"stream {name!r} has attention units of up to {longest} slots, and the encoder "
-                f"has {encoder_cfg.positions} positions: set "
-                f"config.streams.{name}.max_unit={encoder_cfg.positions}"
-            )
-    tokens = TokenIds(tokenizer.mask_id, tuple(tokenizer.special_ids))
-
-    def first_layers(params, num: int):
-        cut, params = family.first_layers(encoder_cfg, params, num)
-        return family.make(cut), params
-
-    shards = mesh_lib.num_batch_shards(mesh)
-    encoder = Encoder(family.make(encoder_cfg), tokens, shards, max_unit, first_layers)
-    return encoder, encoder_cfg
-
-
-def _make_objectives(cfg: RunConfig, encoder: Encoder):
-    objectives, weights = {}, {}
-    for name, entries in cfg.objectives.items():
-        entries, where = dict(entries), f"config.objectives.{name}"
-        weight = entries.pop("weight", 1.0)
-        module = plugin.load("objectives", entries.pop("kind", name))
-        try:
-            objective = module.make(config.build(module.Config, entries, where), encoder)
-        except ConfigError:
-            raise
-        except ValueError as error:
-            raise ConfigError(f"{where}: {error}") from error
-        objectives[name] = objective
-        weights |= _make_weights(name, objective, weight, f"{where}.weight")
-    return objectives, weights
-
-
-def _make_weights(name: str, objective: Objective, weight: Any, where: str) -> dict[str, Callable]:
-    """Give each loss of an objective its weight: one for all, or one for each part by its name."""
-    if objective.parts and isinstance(weight, Mapping) and set(weight) & set(objective.parts):
-        if set(weight) != set(objective.parts):
-            raise ConfigError(f"{where}={dict(weight)}: need {', '.join(objective.parts)}")
-        return {f"{name}.{p}": make_value(w, f"{where}.{p}") for p, w in weight.items()}
-    return {n: make_value(weight, where) for n in objective.names(name)}
-
-
-def _make_source(
-    cfg: RunConfig, manifest: Manifest, specials: Specials, mesh: Mesh, objectives
-) -> BatchSource:
+def _make_source(cfg: RunConfig, opened: Opened, mesh: Mesh, objectives) -> BatchSource:
     read = {s for o in objectives.values() for s in o.streams}
     unread = sorted(set(cfg.streams) - read)
     if unread:
@@ -356,10 +269,11 @@ def _make_source(
                 f"microbatches on {mesh_lib.num_batch_shards(mesh)} shards: set it to a multiple "
                 f"of {shards}"
             )
-    streams = {
-        name: make_stream(manifest, specials, name, s, seed=cfg.seed)
-        for name, s in cfg.streams.items()
-    }
+    specials, streams = specials_of(opened.tokenizer), {}
+    for name, stream in cfg.streams.items():
+        streams[name] = make_stream(
+            opened.manifest, specials, name, stream, seed=cfg.seed, tokenizer=opened.tokenizer
+        )
     return BatchSource(streams, rows, local)
 
 
@@ -371,4 +285,4 @@ def _state_shardings(shapes: TrainState, boxed, optimizer, mesh: Mesh) -> TrainS
     opt = optax.tree_map_params(
         optimizer, lambda _, s: s, shapes.opt, params, transform_non_params=lambda _: whole
     )
-    return TrainState(whole, params, opt, jax.tree.map(lambda _: whole, shapes.aux))
+    return TrainState(whole, params, opt, frozen_shardings(shapes.aux, params, whole))

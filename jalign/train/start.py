@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jalign import plugin
 from jalign.data.records import Manifest
 from jalign.errors import ConfigError
+from jalign.hf.folder import copy_tokenizer_files
 from jalign.train.checkpoint import complete_steps
 from jalign.train.model_file import MODEL_FILE, read_model_file, write_model_file
 from jalign.train.pretrained import Pretrained, read_pretrained, read_shape
@@ -30,13 +31,14 @@ class Start:
     """What a run starts from.
 
     `entries`: the whole encoder section. `described`: what goes into model.json of where the
-    weights came from. `notes`: lines for the log. The weights are held until they are placed, and
-    read again if they are asked for again.
+    weights came from. `tokenizer_folder`: where the files of its tokenizer lie. `notes`: lines for
+    the log. The weights are held until they are placed, and read again if they are asked for again.
     """
 
     init: str
     entries: dict[str, Any]
     described: dict[str, Any]
+    tokenizer_folder: Path
     notes: list[str] = dataclasses.field(default_factory=list)
     held: Pretrained | None = None
 
@@ -47,22 +49,14 @@ class Start:
         return {f"encoder/{name}": value for name, value in flat.items()}
 
 
-def read_start(
-    init: str, entries: Mapping[str, Any], manifest: Manifest, workdir: Path | None
-) -> Start:
+def read_start(init: str, entries: Mapping[str, Any], workdir: Path | None) -> Start:
     """Find what `init` and the config's encoder section decide together.
 
-    Raises: ConfigError where they contradict each other, or the data has another tokenizer.
+    Raises: ConfigError where they contradict each other.
     """
     if workdir is not None and complete_steps(workdir / "checkpoints"):
         return _read_again(init, entries, workdir)
     found = read_pretrained(init)
-    if found.tokenizer.sha256 != manifest.tokenizer_sha256:
-        raise ConfigError(
-            f"{manifest.folder} was prepared with tokenizer {manifest.tokenizer_sha256[:12]}, and "
-            f"config.init={init} has {found.tokenizer.sha256[:12]}: the ids mean other words. "
-            f"Prepare the data with 'jalign prepare --tokenizer={found.tokenizer_folder}'"
-        )
     family = plugin.load("encoders", found.family)
     merged, left_out = _merge(found.cfg, entries, found.family, family.RUN_ENTRIES, init)
     described = {"model_type": found.model_type}
@@ -70,7 +64,7 @@ def read_start(
         described["hf_config"] = found.details["hf_config"]
     where = f", step {found.step}" if found.step >= 0 else ""
     notes = [f"starts from {init} ({found.model_type}{where})", *left_out]
-    return Start(init, merged, described, notes, found)
+    return Start(init, merged, described, found.tokenizer_folder, notes, found)
 
 
 def _read_again(init: str, entries: Mapping[str, Any], workdir: Path) -> Start:
@@ -78,7 +72,8 @@ def _read_again(init: str, entries: Mapping[str, Any], workdir: Path) -> Start:
     name, found = read_shape(workdir)
     family = plugin.load("encoders", name)
     merged, _ = _merge(found, entries, name, family.RUN_ENTRIES, f"{workdir}/{MODEL_FILE}")
-    return Start(init, merged, {"model_type": read_model_file(workdir)["model_type"]})
+    described = {"model_type": read_model_file(workdir)["model_type"]}
+    return Start(init, merged, described, workdir / "tokenizer")
 
 
 def _merge(
@@ -94,6 +89,9 @@ def _merge(
             "the pooler is left out: weight decay would wear it down, as no loss trains it "
             "(config.encoder.pooler=True keeps it)"
         )
+    if merged.get("head") and entries.get("head") is False:
+        merged["head"] = False  # a run without masked words has no use for it
+        notes.append("the masked-LM head is left out, as config.encoder.head=False says")
     for name, ours in entries.items():
         if name in choices or name not in theirs:  # config.build refuses a name that is no entry
             merged[name] = ours
@@ -149,24 +147,35 @@ def _put(value: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
     )
 
 
-def write_description(workdir: Path, data: Path, described: Mapping[str, Any]) -> None:
+def write_description(workdir: Path, tokenizer: Path, described: Mapping[str, Any]) -> None:
     """Write tokenizer/ and model.json into a workdir: what export and inference need besides a
     checkpoint.
 
-    The tokenizer first: where there is a model.json, all of it is there.
+    `tokenizer`: a folder with its files, perhaps among those of a model. The tokenizer first: where
+    there is a model.json, all of it is there.
     """
     folder, partial = workdir / "tokenizer", workdir / "tokenizer.partial"
-    for old in (partial, folder):
-        shutil.rmtree(old, ignore_errors=True)
-    shutil.copytree(data / "tokenizer", partial)
-    partial.rename(folder)
+    if tokenizer.resolve() != folder.resolve():  # a resumed run may have it from here
+        for old in (partial, folder):
+            shutil.rmtree(old, ignore_errors=True)
+        partial.mkdir()
+        copy_tokenizer_files(tokenizer, partial)
+        partial.rename(folder)
     write_model_file(workdir, described)
 
 
 def describe(
-    manifest: Manifest, family: str, encoder_cfg: Any, objectives: Mapping, start: Start | None
+    manifest: Manifest,
+    family: str,
+    encoder_cfg: Any,
+    objectives: Mapping,
+    heads: Mapping,
+    labelled: Sequence[Mapping],
+    start: Start | None,
 ) -> dict[str, Any]:
-    """Return the content of a run's model.json."""
+    """Return the content of a run's model.json; `heads` says what the numbers of each head mean,
+    `labelled` which labelled files there were.
+    """
     default = plugin.load("encoders", family).default_model_type(encoder_cfg)
     sources = [
         {"name": s.name, "stream": s.stream, "langs": s.langs, "count": s.splits["train"].count}
@@ -178,9 +187,10 @@ def describe(
         "model_type": default,
         "encoder": dataclasses.asdict(encoder_cfg),
         "tokenizer_sha256": manifest.tokenizer_sha256,
-        "languages": manifest.languages,
+        "languages": sorted({*manifest.languages, *(x for s in labelled for x in s["langs"])}),
         "objectives": objectives,
-        "data": {"manifest_sha256": manifest.sha256, "sources": sources},
+        "heads": heads,
+        "data": {"manifest_sha256": manifest.sha256, "sources": [*sources, *labelled]},
         "init": Path(start.init).expanduser().resolve().name if start else "",
         **(start.described if start else {}),
     }

@@ -13,10 +13,18 @@ import pytest
 
 from jalign.data.tasks import LABELS, conllu, ner, nli, pairs, qa
 from jalign.data.tasks.encode import encode_pairs, encode_tags, restore_tags
+from jalign.data.tasks.rows import TaskData
 from jalign.data.tasks.spans import best_answers, encode_questions, span_text
 from jalign.data.tokenizer import train_tokenizer
 from jalign.metrics.span_f1 import span_scores
 from jalign.metrics.squad import answer_scores
+from tests.data.tasks.labelled_rows import (
+    all_rows,
+    by_example,
+    check_answers,
+    check_tags,
+    open_rows,
+)
 
 
 def tagged_files(folder):
@@ -181,3 +189,52 @@ def test_every_tatoeba_pair_is_read(shared_data, counted):
         counts = Counter()
         assert len(list(pairs.read(other, path, counts=counts))) == counted[path.name]["sentence"]
         assert not counts
+
+
+def check_tagged_rows(path, read, tokenizer, limit=0):
+    labels = tuple(sorted({tag for s in read(path) for tag in s.tags}))
+    name = "conllu" if ".conllu" in path.name else "ner"
+    data = TaskData(name, (f"en={path}",), labels, limit=limit)
+    rows = open_rows(tokenizer, data, max_unit=48, row_length=256)
+    check_tags(rows, labels)
+    return rows
+
+
+def test_the_rows_of_a_sample_give_every_tag_back(shared_data, tokenizer):
+    for path, read in tagged_files(shared_data)[::5]:
+        rows = check_tagged_rows(path, read, tokenizer, limit=150)
+        assert len(rows.files[0].records) >= 138 and "tag" not in str(rows.counts)
+
+
+@pytest.mark.slow
+def test_the_rows_of_every_tagged_file_give_every_tag_back(shared_data, tokenizer, counted):
+    for path, read in tagged_files(shared_data):
+        rows = check_tagged_rows(path, read, tokenizer)
+        assert len(rows.files[0].records) == counted[path.name]["sentence"]
+
+
+@pytest.mark.parametrize("lang", ["ar", "zh"])
+def test_the_rows_of_some_articles_give_every_answer_back(shared_data, tokenizer, lang):
+    data = TaskData("qa", (f"{lang}={shared_data}/qa/xquad.{lang}.json.gz",), skip=3, limit=4)
+    rows = open_rows(tokenizer, data, max_unit=256, row_length=512)
+    num = len(rows.files[0].records)
+    assert check_answers(rows) == (num, num) and num > 50
+    assert rows.counts["context in several windows"] > 10
+
+
+@pytest.mark.slow
+def test_the_rows_of_every_question_file_give_every_answer_back(shared_data, tokenizer, counted):
+    for path in sorted(shared_data.glob("qa/*.json.gz")):
+        rows = open_rows(tokenizer, TaskData("qa", (f"en={path}",)), max_unit=384, row_length=512)
+        num = counted[path.name]["question"]
+        assert check_answers(rows) == (num, num) and not rows.counts["answer in no window"]
+
+
+def test_the_rows_of_pairs_give_every_class_back(shared_data, tokenizer):
+    for name in ("xnli.en.dev", "xnli.sw.dev", "pawsx.de.dev"):
+        labels = LABELS[name.split(".")[0]]
+        data = TaskData("nli", (f"en={shared_data}/nli/{name}.tsv.gz",), labels, limit=300)
+        rows = open_rows(tokenizer, data, max_unit=128, row_length=256)
+        label = by_example(rows, all_rows(rows), "label")
+        records = rows.files[0].records
+        assert [labels[label[n][0]] for n in range(300)] == [pair.label for pair in records]

@@ -1,0 +1,67 @@
+"""What the commands that train share: their flags, JAX's set-up, and one run from its config."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from jalign.cli._flags import define_config, parse
+from jalign.errors import ConfigError
+
+
+def parse_run(fv: flags.FlagValues, command: str, argv: list[str]) -> None:
+    """Add the flags of a run and parse the arguments. Raises: UserError (exit code 2)."""
+    define_config(fv)
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "folder of the run: made where it is new, resumed where it is not",
+        flag_values=fv,
+    )
+    flags.DEFINE_bool(
+        "distributed",
+        False,
+        "start JAX's multi-controller runtime (JALIGN_COORDINATOR, "
+        "JALIGN_NUM_PROCESSES, JALIGN_PROCESS_ID, or what the scheduler sets)",
+        flag_values=fv,
+    )
+    parse(fv, command, argv)
+    if not fv.workdir:
+        raise ConfigError("--workdir is missing: type --workdir=runs/NAME")
+
+
+def set_up_jax(distributed: bool = False) -> None:
+    """Keep compiled programs between runs; start the runtime of several processes."""
+    import jax
+
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(
+        Path.home() / ".cache" / "jalign" / "compiled"
+    )
+    jax.config.update("jax_compilation_cache_dir", cache)
+    if not distributed:
+        return
+    env = os.environ
+    if "JALIGN_COORDINATOR" in env:
+        jax.distributed.initialize(
+            env["JALIGN_COORDINATOR"],
+            int(env["JALIGN_NUM_PROCESSES"]),
+            int(env["JALIGN_PROCESS_ID"]),
+        )
+    else:
+        jax.distributed.initialize()
+
+
+def train_in(workdir: Path, cfg: Any) -> int:
+    """Train the run that a `RunConfig` describes; return the exit code."""
+    from jalign.data.records import ManifestError
+    from jalign.train.loop import train
+    from jalign.train.run import make_run
+
+    try:
+        run = make_run(cfg, workdir=workdir)
+    except ManifestError as error:
+        raise ConfigError(str(error)) from error
+    return train(run, workdir)

@@ -1,0 +1,1 @@
+"""Turn the results of runs into tables, pictures and statements."""
