@@ -288,9 +288,12 @@ class _Progress:
         if now - self.said < SAY_EVERY_S:
             return
         self.said, done = now, self.before + counts.pairs
+        if not counts.pairs:  # pairs count when their window is whole
+            _say(f"{counts.tokens:,} tokens, {counts.tokens / self.taken:,.0f} tokens/s")
+            return
         of = f" of {self.total:,}" if self.total is not None else ""
         line = f"{done:,}{of} pairs, {_rates(counts, self.taken)}"
-        if self.total and counts.pairs:
+        if self.total:
             left = int((self.total - done) * self.taken / counts.pairs)
             line += f", {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
         _say(line)

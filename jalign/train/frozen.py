@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 from flax.traverse_util import flatten_dict
 
@@ -39,7 +40,8 @@ def read_frozen(
         if objective.frozen:
             path = objective.frozen
             if path not in read:
-                found = read_pretrained(path)
+                with nn.logical_axis_rules(()):  # the run's are for arrays, and these are shapes
+                    found = read_pretrained(path)
                 where = f"config.objectives.{name}.frozen={path!r}"
                 _check(where, found, encoder_cfg, family, tokenizer_sha256, shardings)
                 read[path] = _place(found, shardings)

@@ -6,6 +6,7 @@ import gzip
 import io
 import lzma
 import os
+import re
 import sys
 
 import numpy as np
@@ -279,6 +280,16 @@ def test_small_windows_give_the_same_lines_reports_and_counts(align, tmp_path, m
     assert end.startswith("; lines that are no pairs: 2; pairs with an empty side: 2; pairs longer")
     assert said_again.partition("slots used")[2] == end
     assert align(content, "--on-overflow=error")[2].count("pairs.tsv:11 has") == 1
+
+
+def test_progress_says_how_far_it_is(align, usual, monkeypatch):
+    monkeypatch.setattr("jalign.inference.align.PAIRS_PER_TEXT", 16_384 // 8)  # eight pairs each
+    monkeypatch.setattr("jalign.cli.align.SAY_EVERY_S", 0.0)
+    code, lines, said = align(tsv(PAIRS))
+    assert code == 0 and lines == usual
+    assert re.search(r"^align: [1-9][0-9,]* tokens, [0-9,]+ tokens/s$", said, re.M)
+    assert re.search(r"^align: 8 of 29 pairs, [0-9.,]+ pairs/s, .*, 0:0\d:\d\d left$", said, re.M)
+    assert " 0 of 29" not in said
 
 
 def test_hard_lines_come_out_right_or_with_a_report(align):
