@@ -172,8 +172,11 @@ def make_labels(
     unmasked pairs; `values` holds the current "prior" and "given".
     """
     max_unit = encoder.max_unit.get(cfg.stream)
+    all_given = min(values_of(cfg.given, "given").values()) >= 1
 
     def labels(params: Params, batch: Batch, values: Mapping[str, Any], key: Key) -> Array:
+        if all_given and "links" in batch:  # every pair takes them: nothing to encode
+            return labels_of(scatter_links(batch) > 0, batch, 1.0, key)
         # Nothing of this is differentiated: cut before the encoder, not after it.
         module, encoder_params = encoder.first_layers(
             jax.lax.stop_gradient(params["encoder"]), cfg.layer

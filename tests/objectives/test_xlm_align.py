@@ -190,6 +190,13 @@ def test_given_links_replace_self_labels_in_their_share_of_the_pairs(encoder, pa
     assert from_given > 0 and from_own > 0
 
 
+def test_where_all_links_are_given_no_pair_is_encoded_for_its_labels(encoder, params):
+    batch = with_links(rows_of("joint").rows(0, 2))
+    given = labels_of(encoder, params, batch, values={"prior": 0.0, "given": 1.0})
+    nothing = {"encoder": None}  # parameters that no encoder could use
+    np.testing.assert_array_equal(labels_of(encoder, nothing, batch, given=1.0), given)
+
+
 def test_a_strong_prior_decides_and_a_faded_one_changes_nothing(encoder, params):
     batch = with_links(rows_of("joint").rows(0, 2))
     without = {k: v for k, v in batch.items() if k not in ("links", "link_weight")}
