@@ -75,6 +75,19 @@ def test_the_pointer_gives_the_worked_numbers():
     assert uniform.total == pytest.approx(np.log(3), rel=1e-6)
 
 
+def test_special_tokens_and_the_own_side_have_no_probability():
+    side_1L, states = jnp.array([[0, 1, 1, 0, 2, 2, 0]]), jax.random.normal(KEY, (1, 7, 4))
+    batch = {"example": jnp.array([[1, 1, 1, 1, 1, 1, 0]]), "side": side_1L}
+
+    def seen(slot, target):
+        """Name the slots whose keys a slot looks at: those with a gradient."""
+        target_1L = jnp.full((1, 7), -1).at[0, slot].set(target)
+        total = jax.grad(lambda k: xlm_align.pointer_loss(states, k, batch, target_1L).total)
+        return np.flatnonzero(np.asarray(total(states)[0]).any(axis=1)).tolist()
+
+    assert seen(1, 4) == [4, 5] and seen(5, 2) == [1, 2]
+
+
 def test_no_labels_give_zero_loss_and_finite_gradients():
     batch = {"example": jnp.array([[1, 1, 0, 0]]), "side": jnp.array([[1, 1, 0, 0]])}
 
