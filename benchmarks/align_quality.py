@@ -8,7 +8,8 @@ too (without links), as people use it. The first `--dev` gold sentences choose l
 run, and the symmetrisation of the others; the rest is the test. A run brings its AER by step from
 its results.jsonl, where its config evaluates the gold sets `dev` and `test`; `--split=FOLDER`
 writes these. `--teach=data/hansards` only writes eflomal's links of the prepared text into
-data/hansards/links, which `config.streams.pair.links` takes.
+data/hansards/links, which `config.streams.pair.links` takes. eflomal is no part of the extra
+`bench`, because it is GPL and compiles on installation: `pip install eflomal`.
 """
 
 from __future__ import annotations
