@@ -94,6 +94,10 @@ class Search:
 
     def advance(self) -> None:
         """Compare the next resident source rows with all targets."""
+        with jax.set_mesh(self.mesh):  # a training run that evaluates has set its own
+            self._advance()
+
+    def _advance(self) -> None:
         size, step = self.blocks.rows * self.mesh.size, _step(self.mesh, self.num)
         first = self.num_done
         last = min(first + self.blocks.resident * self.mesh.size, len(self.sides[0]))
