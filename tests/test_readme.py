@@ -1,4 +1,4 @@
-"""The lines of README that import, use and export a model, align words and mine, run as they stand."""
+"""The lines of README about models, word alignment and mining run as they stand."""
 
 from __future__ import annotations
 

@@ -107,10 +107,11 @@ class Search:
         for number, before in enumerate(self._to_src):
             at = number * self.blocks.columns
             columns_CD = self._put(_spread(self._block(1, at, self.blocks.columns), self.num), P())
-            jax.block_until_ready(before)  # two blocks of columns at most are on their way
             for i, start in enumerate(starts):
                 best[i], before = step(rows_QD[i], columns_CD, best[i], before, start, at)
             self._to_src[number] = before
+            # one block of columns is made while the other is searched, and no more wait in memory
+            jax.block_until_ready(self._to_src[max(0, number - 1)])
             self._report(first, last, (number + 1) / len(self._to_src))
         for start, pair in zip(starts, best, strict=True):
             end = min(start + size, last)
