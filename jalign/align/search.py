@@ -37,7 +37,7 @@ class Blocks:
     resident: int
 
 
-# CPU: of 1,024 to 4,096 rows and columns these were fastest (benchmarks/mining.py says how fast).
+# CPU: products of 32 MiB; benchmarks/mining.py says how fast. Other sizes were not compared.
 # Others: products of 256 MiB, and few passes over the targets, which come through the host.
 CPU = Blocks(2048, 4096, 1 << 14)
 ACCELERATOR = Blocks(8192, 8192, 1 << 17)
