@@ -103,17 +103,7 @@ def main(argv: list[str]) -> int:
     step = read_step(fv)
     output = Path(fv.output).expanduser()
     folder = output.with_name(output.name + ".work")
-    with _writing(folder):
-        folder.mkdir(exist_ok=True)
-        stores = tuple(
-            store_texts(
-                Path(fv[side].value).expanduser(),
-                folder / f"{side}.txt",
-                named=fv.ids,
-                distinct=fv.dedup,
-            )
-            for side in ("src", "trg")
-        )
+    stores = _store(fv, folder)
     for store in stores:
         for reason, num in store.counts.items():
             _say(f"{store.source}: {num:,} x {reason}")
@@ -130,15 +120,41 @@ def main(argv: list[str]) -> int:
     with _writing(output):
         _write(output, mined, stores)
         if not fv.keep:
-            for name in FILES:
-                (folder / name).unlink(missing_ok=True)
-            if not any(folder.iterdir()):
-                folder.rmdir()
+            _clear(folder, FILES)
     sys.stdout.write(
         f"{output}: {len(mined.score):,} pairs of {len(stores[0]):,} and {len(stores[1]):,} "
         f"sentences in {time.monotonic() - start:.1f} s\n"
     )
     return 0
+
+
+def _store(fv: flags.FlagValues, folder: Path) -> tuple[TextStore, TextStore]:
+    """Read both files before any work. Raises: UserError, and leaves nothing behind."""
+    try:
+        with _writing(folder):
+            folder.mkdir(exist_ok=True)
+            src, trg = (
+                store_texts(
+                    Path(fv[side].value).expanduser(),
+                    folder / f"{side}.txt",
+                    named=fv.ids,
+                    distinct=fv.dedup,
+                )
+                for side in ("src", "trg")
+            )
+    except UserError:
+        if folder.is_dir():
+            _clear(folder, FILES[:2])
+        raise
+    return src, trg
+
+
+def _clear(folder: Path, names: tuple[str, ...]) -> None:
+    """Delete our files, and the folder if nothing else is in it."""
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _write(output: Path, mined: Any, stores: tuple[TextStore, TextStore]) -> None:
