@@ -1,4 +1,4 @@
-"""The lines of README that import, use and export a model, and align words, run as they stand."""
+"""The lines of README about models, word alignment and mining run as they stand."""
 
 from __future__ import annotations
 
@@ -48,6 +48,8 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "sentences.txt").write_text("the house\n\nдом\n", encoding="utf-8")
     (tmp_path / "pairs.tsv").write_text("the house\tдом\nred\tрот\n", encoding="utf-8")
     (tmp_path / "dev.tsv").write_text("the house\tдом дом\t0-0 1p1\n", encoding="utf-8")
+    for name in ("news.de", "news.en", "pairs.de", "pairs.en"):
+        (tmp_path / name).write_text("the house\nder Hund\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -69,3 +71,10 @@ def test_words_are_aligned_as_readme_says(place, capsys):
     assert len((place / "pairs.links").read_text().splitlines()) == 2
     assert "<sep>" in capsys.readouterr().out
     assert (place / "runs/quickstart/aligner.json").exists()
+
+
+def test_translations_are_mined_and_retrieved_as_readme_says(place, capsys):
+    assert run_commands("Mine and retrieve") == ["mine", "evaluate"]
+    mined = {tuple(s.split("\t")[1:]) for s in (place / "mined.tsv").read_text().splitlines()}
+    assert mined <= {("the house", "the house"), ("der Hund", "der Hund")}
+    assert "retrieval/csls" in capsys.readouterr().out

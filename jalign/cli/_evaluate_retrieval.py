@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from jalign.align.search import nearest_both
 from jalign.data.tasks.pairs import Bucc, read, read_bucc
 from jalign.errors import ConfigError
 from jalign.metrics.bitext_f1 import above, best_threshold, bitext_f1, distinct_rows, scores_by_id
-from jalign.metrics.retrieval import SCORINGS, mine, retrieve
+from jalign.metrics.retrieval import SCORINGS, mine, retrieve_both
 from jalign.types import Result
 
 Embed = Callable[[Sequence[str]], np.ndarray]
@@ -76,8 +77,7 @@ def retrieve_sets(fv: flags.FlagValues, embed: Embed) -> list[Result]:
         src_ND, trg_ND = (embed([pair[side] for pair in pairs]) for side in (0, 1))
         right = np.arange(len(pairs))
         for scoring in fv.scorings:
-            there = retrieve(src_ND, trg_ND, scoring=scoring)
-            back = retrieve(trg_ND, src_ND, scoring=scoring)
+            there, back = retrieve_both(src_ND, trg_ND, scoring=scoring, search=nearest_both)
             for name, found in ((f"{src}-{trg}", there), (f"{trg}-{src}", back)):
                 accuracy = float((found == right).mean())
                 results.append(
@@ -121,7 +121,7 @@ def _mine(
         embed([side.texts[row] for row in distinct_rows(side.texts).tolist()])
         for side in (data.src, data.trg)
     ]
-    mined = mine(*vectors, margin=fv.margin)
+    mined = mine(*vectors, margin=fv.margin, search=nearest_both)
     scores = scores_by_id(mined, data.src, data.trg, counts)
     _say("-".join(langs), counts)
     return data, scores

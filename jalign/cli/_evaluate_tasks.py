@@ -99,7 +99,8 @@ def _define_retrieval(fv: flags.FlagValues, task: str) -> None:
             "dev", [], "set on which the threshold is chosen, as --files (the same set)",
             flag_values=fv,
         )  # fmt: skip
-        flags.DEFINE_enum("margin", "ratio", ("ratio", "distance"), "", flag_values=fv)
+        margins = ("ratio", "distance", "absolute")
+        flags.DEFINE_enum("margin", margins[0], margins, "", flag_values=fv)
     else:
         flags.DEFINE_list(
             "scorings", ["cosine", "csls", "ratio"], "some of cosine, csls, ratio, distance",

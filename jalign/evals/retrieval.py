@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
+from jalign.align.search import nearest_both
 from jalign.data.records import Side, open_source
 from jalign.data.rows import SPECIALS, Layout, Part, RowSource
 from jalign.metrics.retrieval import retrieval_accuracy
@@ -84,7 +85,7 @@ def make(cfg: Config, setting: EvalSetting) -> Callable[[Params], Iterator[Resul
         every = []
         for name, source in sources.items():
             src, trg = sides(params, source)
-            forward, backward = retrieval_accuracy(src, trg)
+            forward, backward = retrieval_accuracy(src, trg, search=nearest_both)
             every.append((forward + backward) / 2)
             yield Result("retrieval", name, "accuracy", forward, len(src))
             yield Result(

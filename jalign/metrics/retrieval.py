@@ -1,19 +1,20 @@
 """Score translation retrieval: whose nearest neighbour is its own translation; and mine bitext.
 
 Similarity is the cosine, plain or set against how near a vector's neighbours are: the margin of
-Artetxe & Schwenk, as LASER and XTREME compute it, or CSLS. Similarities are made in blocks, so that
-BUCC's half a million sentences a side need no square matrix.
+Artetxe & Schwenk, as LASER and XTREME compute it, or CSLS. Everything follows from the nearest
+neighbours both ways, which `search` finds: `nearest_both` here, in NumPy, or the faster one of
+`jalign/align/search.py`. Neither makes the square matrix of all similarities.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-MARGINS = ("ratio", "distance")
-SCORINGS = ("cosine", "csls", *MARGINS)
+MARGINS = ("ratio", "distance", "absolute")
+SCORINGS = ("cosine", "csls", "ratio", "distance")
 RETRIEVALS = ("max", "intersect", "forward", "backward")
 _NEIGHBOURS = {"csls": 10, "ratio": 4, "distance": 4}  # of the papers
 _BLOCK = 1 << 25  # similarities held at once
@@ -26,6 +27,11 @@ class Neighbours(NamedTuple):
     index: np.ndarray
 
 
+# search(src_ND, trg_MD, num, offsets=None) -> the nearest of each source and of each target, where
+# `offsets` (of either side's rows) are added to the cosines
+Search = Callable[..., tuple[Neighbours, Neighbours]]
+
+
 class Mined(NamedTuple):
     """Mined pairs, best first: score, row of the source, row of the target."""
 
@@ -34,12 +40,26 @@ class Mined(NamedTuple):
     trg: np.ndarray
 
 
+def nearest_both(
+    src_ND: np.ndarray,
+    trg_MD: np.ndarray,
+    num: int,
+    *,
+    offsets: tuple[np.ndarray, np.ndarray] | None = None,
+) -> tuple[Neighbours, Neighbours]:
+    """Return the `num` nearest targets of each source, and sources of each target, by cosine."""
+    src_N, trg_M = offsets or (0.0, 0.0)
+    to_trg = nearest(src_ND, trg_MD, num, offset_M=trg_M)
+    return to_trg, nearest(trg_MD, src_ND, num, offset_M=src_N)
+
+
 def retrieval_accuracy(
     src_ND: np.ndarray,
     trg_ND: np.ndarray,
     *,
     scoring: str = "cosine",
     neighbours: int | None = None,
+    search: Search = nearest_both,
 ) -> tuple[float, float]:
     """Return the accuracy of nearest-neighbour search, (src -> trg, trg -> src); row i belongs to
     row i.
@@ -53,9 +73,9 @@ def retrieval_accuracy(
             f"need two [N, D] arrays of one shape; got {src_ND.shape} and {trg_ND.shape}"
         )
     right = np.arange(len(src_ND))
-    forward = retrieve(src_ND, trg_ND, scoring=scoring, neighbours=neighbours)
-    backward = retrieve(trg_ND, src_ND, scoring=scoring, neighbours=neighbours)
-    return float((forward == right).mean()), float((backward == right).mean())
+    found = retrieve_both(src_ND, trg_ND, scoring=scoring, neighbours=neighbours, search=search)
+    forward, backward = (float((index == right).mean()) for index in found)
+    return forward, backward
 
 
 def retrieve(
@@ -64,8 +84,22 @@ def retrieve(
     *,
     scoring: str = "cosine",
     neighbours: int | None = None,
+    search: Search = nearest_both,
 ) -> np.ndarray:
-    """Return for each source row the row of its best target.
+    """Return for each source row the row of its best target; see `retrieve_both`."""
+    options = dict(scoring=scoring, neighbours=neighbours, search=search)
+    return retrieve_both(src_ND, trg_MD, **options)[0]
+
+
+def retrieve_both(
+    src_ND: np.ndarray,
+    trg_MD: np.ndarray,
+    *,
+    scoring: str = "cosine",
+    neighbours: int | None = None,
+    search: Search = nearest_both,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each source row its best target, and for each target row its best source.
 
     cosine: cos(x, y). csls: 2 cos(x, y) - r(x) - r(y), where r is the mean cosine of the K nearest
     on the other side (K = 10). ratio, distance: cos(x, y) divided by, or less, (r(x) + r(y)) / 2,
@@ -75,60 +109,85 @@ def retrieve(
     """
     if scoring not in SCORINGS:
         raise ValueError(f"scoring={scoring!r}: need one of {', '.join(SCORINGS)}")
+    num = 1 if scoring == "cosine" else _NEIGHBOURS[scoring] if neighbours is None else neighbours
+    to_trg, to_src = search(src_ND, trg_MD, num)
     if scoring == "cosine":
-        return nearest(src_ND, trg_MD, 1).index[:, 0]
-    num = _NEIGHBOURS[scoring] if neighbours is None else neighbours
-    backward_M = nearest(trg_MD, src_ND, num).sim.mean(1)
-    if scoring == "csls":  # r(x) is the same for every y
-        blocks = _similarities(src_ND, trg_MD)
-        return np.concatenate([(2 * sim_BM - backward_M).argmax(1) for sim_BM in blocks])
-    found = nearest(src_ND, trg_MD, num)
-    score_NK = _margins(found, found.sim.mean(1), backward_M, scoring)
-    return found.index[np.arange(len(src_ND)), score_NK.argmax(1)]
+        return to_trg.index[:, 0], to_src.index[:, 0]
+    mean_N, mean_M = _means(to_trg), _means(to_src)
+    if scoring == "csls":  # halved
+        to_trg, to_src = search(src_ND, trg_MD, 1, offsets=(-mean_N / 2, -mean_M / 2))
+        return to_trg.index[:, 0], to_src.index[:, 0]
+    forward = _best(to_trg, _margins(to_trg, mean_N, mean_M, scoring))
+    return forward.trg, _best(to_src, _margins(to_src, mean_M, mean_N, scoring)).trg
 
 
 def mine(
     src_ND: np.ndarray,
     trg_MD: np.ndarray,
     *,
-    margin: str = "ratio",
     neighbours: int = 4,
-    retrieval: str = "max",
-    threshold: float = 0.0,
+    search: Search = nearest_both,
+    **options: object,
 ) -> Mined:
     """Mine pairs of translations from two sets of sentence vectors without repetitions.
 
-    Each side takes its best of its `neighbours` nearest by margin. `max`: both directions compete,
-    best score first, and a row is used once; only scores above `threshold` remain. `forward`,
-    `backward`: one direction, all its pairs; `intersect`: the forward pairs that are backward ones.
-    Raises: ValueError for another margin or retrieval.
-    Source: Artetxe & Schwenk 2019, section 3.2, as LASER's and XTREME's mine_bitext compute it.
+    Each side takes its best of its `neighbours` nearest by margin; the options are those of
+    `pair_up`. Source: Artetxe & Schwenk 2019, section 3.2.
     """
+    check_mining(**{k: v for k, v in options.items() if k != "threshold"})
+    return pair_up(*search(src_ND, trg_MD, neighbours), **options)
+
+
+def check_mining(margin: str = "ratio", retrieval: str = "max") -> None:
+    """Check what was asked for. Raises: ValueError."""
     if margin not in MARGINS or retrieval not in RETRIEVALS:
         raise ValueError(
             f"margin={margin!r}, retrieval={retrieval!r}: need one of {', '.join(MARGINS)} and of "
             f"{', '.join(RETRIEVALS)}"
         )
-    to_trg, to_src = nearest(src_ND, trg_MD, neighbours), nearest(trg_MD, src_ND, neighbours)
-    mean_N, mean_M = to_trg.sim.mean(1), to_src.sim.mean(1)
+
+
+def pair_up(
+    to_trg: Neighbours,
+    to_src: Neighbours,
+    *,
+    margin: str = "ratio",
+    retrieval: str = "max",
+    threshold: float | None = None,
+) -> Mined:
+    """Pair rows that are near each other both ways, best pairs first.
+
+    `margin`: the cosine divided by (ratio) or less (distance) the mean cosine of both rows with
+    their neighbours, or itself (absolute). `forward`, `backward`: every row of that side has a
+    pair; `intersect`: the forward pairs that are backward ones; `max`: both directions compete,
+    best score first, and a row is used once. Only scores above `threshold` remain; None is what
+    LASER does: 0 for `max`, and no threshold for the others. Of equal scores the forward pair comes
+    first, then the lower row; of equal margins of one row, the nearer and then the lower one.
+    Raises: ValueError for another margin or retrieval.
+    Source: Artetxe & Schwenk 2019, section 3.2, as LASER's and XTREME's mine_bitext compute it.
+    """
+    check_mining(margin, retrieval)
+    mean_N, mean_M = _means(to_trg), _means(to_src)
     forward = _best(to_trg, _margins(to_trg, mean_N, mean_M, margin))
     backward = _best(to_src, _margins(to_src, mean_M, mean_N, margin))
     backward = Mined(backward.score, backward.trg, backward.src)
-    if retrieval == "backward":
-        return _take(backward, np.argsort(-backward.score, kind="stable"))
-    if retrieval == "forward":
-        return _take(forward, np.argsort(-forward.score, kind="stable"))
+    if retrieval == "max":
+        both = Mined(*(np.concatenate(columns) for columns in zip(forward, backward, strict=True)))
+        return _each_once(both, 0.0 if threshold is None else threshold)
+    found = backward if retrieval == "backward" else forward
+    keep = np.ones(len(found.score), bool) if threshold is None else found.score > threshold
     if retrieval == "intersect":
-        chosen = np.flatnonzero(backward.src[forward.trg] == forward.src)
-        return _take(forward, chosen[np.argsort(-forward.score[chosen], kind="stable")])
-    both = Mined(*(np.concatenate(columns) for columns in zip(forward, backward, strict=True)))
-    return _each_once(both, threshold)
+        keep &= backward.src[forward.trg] == forward.src
+    chosen = np.flatnonzero(keep)
+    return _take(found, chosen[np.argsort(-found.score[chosen], kind="stable")])
 
 
-def nearest(query_ND: np.ndarray, base_MD: np.ndarray, num: int) -> Neighbours:
+def nearest(
+    query_ND: np.ndarray, base_MD: np.ndarray, num: int, *, offset_M: np.ndarray | float = 0.0
+) -> Neighbours:
     """Find the `num` nearest base rows of each query by cosine (all of them where there are fewer).
 
-    Of equally near ones the first comes first.
+    Of equally near ones the first comes first. `offset_M` is added to the cosines.
     Raises: ValueError where nothing can be found.
     """
     num = min(num, len(base_MD))
@@ -136,15 +195,25 @@ def nearest(query_ND: np.ndarray, base_MD: np.ndarray, num: int) -> Neighbours:
         raise ValueError("need at least one neighbour and one row to search")
     sims, indices = [], []
     for sim_BM in _similarities(query_ND, base_MD):
+        sim_BM += offset_M
         if num == 1:
             index_BK = sim_BM.argmax(1)[:, None]
         else:
-            index_BK = np.sort(np.argpartition(-sim_BM, num - 1, axis=1)[:, :num], axis=1)
+            index_BK = _highest(sim_BM, num)
             order = np.argsort(-np.take_along_axis(sim_BM, index_BK, 1), axis=1, kind="stable")
             index_BK = np.take_along_axis(index_BK, order, 1)
         sims.append(np.take_along_axis(sim_BM, index_BK, 1))
         indices.append(index_BK)
     return Neighbours(np.concatenate(sims), np.concatenate(indices))
+
+
+def _highest(sim_BM: np.ndarray, num: int) -> np.ndarray:
+    """Return the columns of the highest entries of each row, in order; of equal ones the first."""
+    least_B1 = -np.partition(-sim_BM, num - 1, axis=1)[:, num - 1 : num]
+    above_BM, equal_BM = sim_BM > least_B1, sim_BM == least_B1
+    room_B1 = num - above_BM.sum(1, keepdims=True)
+    above_BM |= equal_BM & (equal_BM.cumsum(1) <= room_B1)
+    return np.nonzero(above_BM)[1].reshape(-1, num)
 
 
 def _similarities(query_ND: np.ndarray, base_MD: np.ndarray) -> Iterator[np.ndarray]:
@@ -155,7 +224,13 @@ def _similarities(query_ND: np.ndarray, base_MD: np.ndarray) -> Iterator[np.ndar
         yield query_ND[first : first + rows] @ base_DM
 
 
+def _means(found: Neighbours) -> np.ndarray:
+    return found.sim.mean(1, dtype=np.float64)
+
+
 def _margins(found: Neighbours, mean_N: np.ndarray, mean_M: np.ndarray, margin: str) -> np.ndarray:
+    if margin == "absolute":
+        return found.sim.astype(np.float64)
     around_NK = (mean_N[:, None] + mean_M[found.index]) / 2
     return found.sim / around_NK if margin == "ratio" else found.sim - around_NK
 
@@ -172,15 +247,16 @@ def _take(mined: Mined, order: np.ndarray) -> Mined:
 
 def _each_once(mined: Mined, threshold: float) -> Mined:
     """Go through pairs, best first, and keep those whose two rows are both unused."""
-    used_src, used_trg, kept = set(), set(), []
-    for i in np.argsort(-mined.score, kind="stable").tolist():
-        src, trg = int(mined.src[i]), int(mined.trg[i])
-        if src not in used_src and trg not in used_trg:
-            used_src.add(src)
-            used_trg.add(trg)
-            if mined.score[i] > threshold:
-                kept.append(i)
-    return _take(mined, np.array(kept, np.int64))
+    # bytes, one per row: sets of millions of ints would take hundreds of megabytes
+    used_src, used_trg = (bytearray(int(rows.max()) + 1) for rows in (mined.src, mined.trg))
+    order, kept = np.argsort(-mined.score, kind="stable"), []
+    pairs = zip(mined.src[order].tolist(), mined.trg[order].tolist(), strict=True)
+    for at, (src, trg) in enumerate(pairs):
+        if not used_src[src] and not used_trg[trg]:
+            used_src[src] = used_trg[trg] = 1
+            kept.append(at)
+    chosen = order[np.array(kept, np.int64)]
+    return _take(mined, chosen[mined.score[chosen] > threshold])
 
 
 def _unit(x_ND: np.ndarray) -> np.ndarray:
