@@ -20,7 +20,7 @@ from jalign.data.rows import Specials
 from jalign.data.tasks import conllu, nli, qa
 from jalign.data.tasks.encode import encode_pairs, encode_tags
 from jalign.data.tasks.rows import TaskData
-from jalign.data.tasks.spans import encode_questions, span_text
+from jalign.data.tasks.spans import best_answers, encode_questions, span_text
 from jalign.data.tokenizer import train_tokenizer
 from jalign.errors import BadData, ConfigError
 from jalign.evals import classification, tagging
@@ -239,6 +239,26 @@ def test_answers_equal_transformers_window_by_window(tokenizer, models, tmp_path
         best = [max(squad_scores(x, found[name])[k] for x in gold) for name, gold in texts.items()]
         assert scores_of(results)["en", metric] == pytest.approx(np.mean(best))
     assert scores_of(results)["avg", "f1"] > 0 and {r.n for r in results} == {24}
+
+
+@pytest.mark.parametrize("max_pieces", [3, 30])
+def test_gold_answers_that_no_model_can_give_are_counted_and_said(
+    tokenizer, models, tmp_path, max_pieces
+):
+    path = write_questions(tmp_path / "en", 3, num=30)
+    questions = list(qa.read(path))
+    windows = list(encode_questions(tokenizer, questions, max_unit=24, max_question=8, stride=8))
+    scores = [np.zeros((2, w.context.ids.size), np.float32) for w in windows]
+    for window, (start, stop) in zip(windows, scores, strict=True):
+        if window.start >= 0:
+            start[window.start] = stop[window.stop] = 5  # a model that knows the answer
+    found = best_answers(questions, windows, scores, max_pieces=max_pieces)
+    inside = {w.question for w in windows if w.start >= 0}
+    lost = [i for i in inside if questions[i].answers[0].text not in found[questions[i].id]]
+    assert 0 < len(lost) == qa_eval.count_out_of_reach(windows, max_pieces) < len(inside)
+    setting, params = make_setting(models, "span", TaskData("qa"), tokenizer, tmp_path)
+    with pytest.warns(UserWarning, match=rf"gold answer longer than {max_pieces} .*: {len(lost)}$"):
+        run(qa_eval, dict(sets=[f"en={path}"], max_pieces=max_pieces), setting, params)
 
 
 def test_several_devices_and_any_batch_give_the_same_files(tokenizer, models, tmp_path):
