@@ -44,7 +44,7 @@ class Settings:
     """What all competitors share."""
 
     size: str = "small"
-    vocab: int = 16_000
+    vocab: int = 8_000
     sentences: int = 4_000
     dev: int = 500
     lr: float = 5e-4

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import subprocess
+import sys
 
 import pytest
 
 from jalign import config
 from jalign.cli.main import main
+from jalign.report.adjustment import STATES
 from jalign.train.loop import train
 from jalign.train.run import RunConfig, make_run
 from tests.conftest import ROOT
@@ -75,3 +79,39 @@ def test_an_encoder_is_adjusted_and_measured_as_readme_says(folder, monkeypatch,
     assert names == ["lexicon", "pretrain", "evaluate"]
     assert "word_retrieval/csls" in capsys.readouterr().out
     assert (folder / "runs/adjusted/model.json").exists()
+
+
+@pytest.mark.slow
+def test_the_adjustment_study_runs_as_one_command_and_is_not_made_twice(folder, tmp_path):
+    jalign = tmp_path / "jalign"
+    jalign.write_text(f'#!/bin/sh\nexec {sys.executable} -m jalign "$@"\n')
+    jalign.chmod(0o755)
+    sets = "--config.test.tagging.sets=('en=en-test.conllu','de=de-test.conllu')"
+    files = [
+        "--config.streams.task.task.files=('en=en-train.conllu',)",
+        "--config.evaluate.tasks.tagging.sets=('en=en-dev.conllu',)",
+        sets,
+    ]
+    env = dict(
+        os.environ,
+        JALIGN=str(jalign),
+        PYTHONPATH=str(ROOT),
+        STUDY=str(tmp_path / "study"),
+        SEEDS="0,1",
+        GOLD="en-ru,gold.tsv",
+        SENTENCES="de-en=sentences.de,sentences.en",
+        FILES=" ".join(files),
+    )
+    command = ["bash", str(ROOT / "launch/adjust_study.sh")]
+    for again in (False, True):
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        # of the second time: the adjusted run and two seeds of three states
+        assert done.stderr.count("finished at step") == (7 if again else 0)
+        assert ("distances: original" in done.stderr) != again
+    table = (tmp_path / "study/study.md").read_text()
+    assert table.splitlines()[0].count("|") == 7 and "| udpos f1 de |" in table
+    assert "confirmed**: adjustment brings translations closer" in table
+    assert (tmp_path / "study/study.png").exists()
+    first = json.loads((tmp_path / "study/study.json").read_text())["states"]
+    assert set(first) == set(STATES)

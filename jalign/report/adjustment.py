@@ -158,18 +158,18 @@ def _findings(
 def _of_task(
     states: Mapping[str, State], task: str, metric: str, aligned: set[str]
 ) -> Iterator[Finding]:
+    """Go through what is said of a task, but for languages that it has not."""
     pairs = [
-        ("adjustment improves zero-shot transfer", "finetuned", "adjusted_finetuned"),
-        ("continual adjustment improves it further", "adjusted_finetuned", "continual"),
+        ("adjustment improves zero-shot transfer", "finetuned", "adjusted_finetuned", True),
+        ("continual adjustment improves it further", "adjusted_finetuned", "continual", True),
+        ("languages without parallel text are hurt", "finetuned", "adjusted_finetuned", False),
     ]
-    for said, before, after in pairs:
-        yield _gain(f"{task}: {said}", states, (before, after), (task, metric), aligned)
-    if aligned:
-        said = f"{task}: languages without parallel text are hurt"
-        found = _gain(
-            said, states, ("finetuned", "adjusted_finetuned"), (task, metric), aligned, of=False
-        )
-        yield found._replace(holds=None if found.holds is None else not found.holds)
+    for said, before, after, of in pairs if aligned else pairs[:2]:
+        names = (before, after)
+        found = _gain(f"{task}: {said}", states, names, (task, metric), aligned, of=of)
+        if found is not None:
+            is_loss = not of and found.holds is not None
+            yield found._replace(holds=not found.holds) if is_loss else found
 
 
 def _number(value: float) -> str:
@@ -216,11 +216,11 @@ def _gain(
     aligned: set[str],
     *,
     of: bool = True,
-) -> Finding:
+) -> Finding | None:
     """State that the mean over languages rises, and that it does in most of them.
 
-    With `aligned`, over those languages, or the others where `of` is False. English, which the task
-    is trained on, does not count.
+    With `aligned`, over those languages, or the others where `of` is False; None where there are no
+    such languages. English, which the task is trained on, does not count.
     """
     if not set(names) <= set(states):
         return Finding(said, None, "missing: " + ", ".join(n for n in names if n not in states))
@@ -230,7 +230,7 @@ def _gain(
     if aligned:
         langs = [lang for lang in langs if (lang.partition("-")[0] in aligned) == of]
     if not langs:
-        return Finding(said, None, "no such languages")
+        return None
     gains = {lang: 100 * (after[lang][0] - before[lang][0]) for lang in langs}
     mean, more = statistics.fmean(gains.values()), sum(g > 0 for g in gains.values())
     spread = [v[lang][1] for v in (before, after) for lang in langs if v[lang][1] is not None]

@@ -96,6 +96,12 @@ def test_gains_count_languages_other_than_english_and_name_them(tmp_path):
     assert hurt.holds is False and "sw +30.0" in hurt.numbers
 
 
+def test_nothing_is_said_of_languages_that_a_task_has_not(tmp_path):
+    found = verdicts(write_study(tmp_path), aligned=["de", "ru", "sw"])
+    assert not any("without parallel text" in said for said in found) and len(found) == 8
+    assert "udpos: adjustment improves zero-shot transfer" in found
+
+
 def test_states_that_are_missing_are_said(tmp_path):
     write_study(tmp_path, without=("continual", "adjusted_finetuned"))
     found = verdicts(tmp_path)
