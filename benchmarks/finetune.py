@@ -254,6 +254,7 @@ def main() -> None:
         results[name] = race.rate(steps) | kept
     said = dataclasses.asdict(settings) | facts | {"rounds": args.rounds}
     said |= {"batch": runs[TRAINER][0]["batch"]}
+    said |= {name: Path(said[name]).name for name in ("treebank", "dev_treebank")}
     path = race.write_result(args.name or f"finetune_{settings.size}", said, results)
     sys.stdout.write(f"{json.dumps(facts)}, {said['batch']} sentences a step\n\n")
     sys.stdout.write(race.table(results, "sentences/s", OURS) + "\n\n" + compare_curves(runs))
