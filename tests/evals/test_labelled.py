@@ -104,7 +104,7 @@ def write_pairs(path, seed, labels, num=40):
     return path
 
 
-def write_questions(path, seed, num=12):
+def write_questions(path, seed, num=12, size=3):
     rng = np.random.default_rng(seed)
     paragraphs = []
     for p in range(num):
@@ -112,8 +112,8 @@ def write_questions(path, seed, num=12):
         words = context.split()
         qas = []
         for q in range(2):
-            at = int(rng.integers(len(words) - 3))
-            text = " ".join(words[at : at + 3])
+            at = int(rng.integers(len(words) - size))
+            text = " ".join(words[at : at + size])
             answers = [{"answer_start": context.index(text), "text": text}]
             answers += [{"answer_start": 0, "text": words[0]}] * int(rng.integers(2))
             question = " ".join(rng.choice(WORDS, 3))
@@ -241,11 +241,11 @@ def test_answers_equal_transformers_window_by_window(tokenizer, models, tmp_path
     assert scores_of(results)["avg", "f1"] > 0 and {r.n for r in results} == {24}
 
 
-@pytest.mark.parametrize("max_pieces", [3, 30])
+@pytest.mark.parametrize("max_pieces, size", [(3, 3), (30, 6)], ids=["long", "cut"])
 def test_gold_answers_that_no_model_can_give_are_counted_and_said(
-    tokenizer, models, tmp_path, max_pieces
+    tokenizer, models, tmp_path, max_pieces, size
 ):
-    path = write_questions(tmp_path / "en", 3, num=30)
+    path = write_questions(tmp_path / "en", 3, num=30, size=size)
     questions = list(qa.read(path))
     windows = list(encode_questions(tokenizer, questions, max_unit=24, max_question=8, stride=8))
     scores = [np.zeros((2, w.context.ids.size), np.float32) for w in windows]
