@@ -44,8 +44,17 @@ class Stopwatch:
 
     def time(self, work: float, call) -> None:
         """Run `call()`, which returns when its results exist, and note `work` done."""
-        busy, own, start = self._busy(), time.process_time(), time.perf_counter()
+        self.begin()
         call()
+        self.end(work)
+
+    def begin(self) -> None:
+        """Start a piece of work."""
+        self._begun = self._busy(), time.process_time(), time.perf_counter()
+
+    def end(self, work: float) -> None:
+        """End the piece that was begun, and note `work` done."""
+        busy, own, start = self._begun
         seconds = time.perf_counter() - start
         cpu = time.process_time() - own
         others = max(0.0, (self._busy() - busy - cpu) / seconds)

@@ -6,8 +6,9 @@ COMMAND  jalign prepare --tokenizer=MODEL --output=DATA --corpus=tsv,en,es,pairs
            --config.streams.pair.lexicons=DATA/lexicons --workdir=DIR
          MODEL is a Hugging Face folder, what `jalign import` wrote, or a workdir. In place of a
          lexicon, links of any aligner: config.streams.pair.links=FOLDER with SOURCE.links, a
-         Pharaoh line per pair (and config.streams.pair.lexicons=''). `:small` adjusts the encoder
-         of launch/quickstart.sh to its own pairs, on two CPU cores.
+         Pharaoh line per pair (and config.streams.pair.lexicons=''), as `jalign links` writes them,
+         from a model or from both directions of the lexicons. `:small` adjusts the encoder of
+         launch/quickstart.sh to its own pairs, on two CPU cores.
 TIME     not run at full size by us
 RESULT   none claimed
 SOURCE   Efimov et al. 2022 and their code: 250,000 pairs of one language, 1 epoch, 32 pairs a step,

@@ -25,7 +25,7 @@ mkdir -p "$study"/{original,adjusted,finetuned,adjusted_finetuned,continual}
 
 say() { printf '\n== %s\n' "$*" >&2; }
 
-measure() { # STATE MODEL: distances, word and sentence retrieval; what is there is not made again
+measure() { # FOLDER MODEL: distances, word and sentence retrieval; what is there is not made again
   local out=$study/$1
   if [ ! -s "$out/distances.jsonl" ]; then
     say "distances: $1"
@@ -40,10 +40,10 @@ measure() { # STATE MODEL: distances, word and sentence retrieval; what is there
   fi
 }
 
-tune() { # STATE CONFIG INIT FLAGS...: fine-tune with every seed; measure the first seed's model
+tune() { # STATE CONFIG INIT FLAGS...: fine-tune with every seed, and measure each one's model
   say "fine-tuning: $1"
   "$jalign" finetune --config="$2" --config.init="$3" --workdir="$study/$1" --seeds="$seeds" "${files[@]}" "${@:4}"
-  measure "$1" "$study/$1/seed${seeds%%,*}"
+  for seed in ${seeds//,/ }; do measure "$1/seed$seed" "$study/$1/seed$seed"; done
 }
 
 pair=(--config.data="$data" --config.streams.pair.lexicons="$lexicons")

@@ -17,7 +17,7 @@ from absl import flags
 
 from jalign.align.search import nearest_both
 from jalign.data.tasks.pairs import Bucc, read, read_bucc
-from jalign.errors import ConfigError
+from jalign.errors import AbsentFiles, ConfigError
 from jalign.metrics.bitext_f1 import above, best_threshold, bitext_f1, distinct_rows, scores_by_id
 from jalign.metrics.retrieval import SCORINGS, mine, retrieve_both
 from jalign.types import Result
@@ -35,6 +35,23 @@ def split_set(spec: str, num: int) -> tuple[tuple[str, str], list[str]]:
             f"de-en={','.join(['de.txt', 'en.txt', 'gold.txt'][:num])}"
         )
     return langs, files
+
+
+def present_sets(specs: Sequence[str], num: int) -> list[str]:
+    """Return the sets whose files are there; say which are not.
+
+    Raises: AbsentFiles where none is.
+    """
+    missing = {}
+    for spec in specs:
+        if absent := [p for p in split_set(spec, num)[1] if not Path(p).expanduser().is_file()]:
+            missing[spec] = ", ".join(absent)
+    if len(missing) == len(specs):
+        raise AbsentFiles(f"--files: no such files: {', '.join(missing.values())}")
+    for spec, absent in missing.items():
+        name = spec.partition("=")[0]
+        sys.stderr.write(f"evaluate: {name}: absent, so not scored: {absent}\n")
+    return [spec for spec in specs if spec not in missing]
 
 
 def _say(name: str, counts: Counter) -> None:
@@ -70,7 +87,7 @@ def retrieve_sets(fv: flags.FlagValues, embed: Embed) -> list[Result]:
     first of `--scorings`.
     """
     results = []
-    for (src, trg), files in (split_set(spec, 2) for spec in fv.files):
+    for (src, trg), files in (split_set(spec, 2) for spec in present_sets(fv.files, 2)):
         counts: Counter = Counter()
         pairs = list(read(*files, counts=counts))
         _say(f"{src}-{trg}", counts)
@@ -92,7 +109,7 @@ def mine_sets(fv: flags.FlagValues, embed: Embed) -> list[Result]:
     """Score mined pairs against the gold ones; the threshold comes from `--dev`, where it is
     given.
     """
-    tests = [split_set(spec, 3) for spec in fv.files]
+    tests = [split_set(spec, 3) for spec in present_sets(fv.files, 3)]
     devs = dict(split_set(spec, 3) for spec in fv.dev)
     results = []
     for langs, files in tests:

@@ -7,12 +7,13 @@ A question is answered by its best span over all windows of its context. Source:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from jalign.data.tasks.spans import best_answers
+from jalign.data.tasks.spans import SpanWindow, best_answers
 from jalign.evals._gold import average
 from jalign.evals._labelled import Labelled, LabelledConfig, LabelledSet, open_labelled
 from jalign.metrics.squad import answer_scores
@@ -49,6 +50,14 @@ def make(cfg: Config, setting: EvalSetting) -> Callable[..., Iterator[Result]]:
     """
     opened = open_labelled(cfg, setting, span.NAME)
     predict = opened.compile(span.make_predict(span.Config(opened.stream), setting.encoder))
+    for one in opened.sets:
+        if num := count_out_of_reach(one.file.windows, cfg.max_pieces):
+            warnings.warn(
+                f"{opened.name}: {one.lang}: gold answer longer than {cfg.max_pieces} pieces, or "
+                f"cut by the end of the window that has most context for its start, which no model "
+                f"can give: {num}",
+                stacklevel=2,
+            )
 
     def evaluate(params: Params, aux=None) -> Iterator[Result]:
         del aux
@@ -62,6 +71,15 @@ def make(cfg: Config, setting: EvalSetting) -> Callable[..., Iterator[Result]]:
         yield from average(every)
 
     return evaluate
+
+
+def count_out_of_reach(windows: Sequence[SpanWindow], max_pieces: int) -> int:
+    """Count the questions whose first gold answer is in a window, and in none where `best_span` may
+    choose it: run_squad's rule that a span begins where its window has most context.
+    """
+    inside = [w for w in windows if w.start >= 0]
+    given = {w.question for w in inside if w.charged[w.start] and w.stop - w.start < max_pieces}
+    return len({w.question for w in inside} - given)
 
 
 def _answers(one: LabelledSet, logits: list[np.ndarray], max_pieces: int) -> Mapping[str, str]:

@@ -1,8 +1,9 @@
 """Report the study of cross-lingual adjustment: five states of one encoder, and what holds of them.
 
 In: a folder with a folder per state, each with results.jsonl (task scores), retrieval.jsonl,
-distances.jsonl and histograms.json, as launch/adjust_study.sh writes them. Out: one table, and for
-each finding of Efimov et al. 2022 whether it is confirmed here, with the numbers.
+distances.jsonl and histograms.json, as launch/adjust_study.sh writes them; of a fine-tuned state
+all but the first lie in a folder per seed. Out: one table, and for each finding of Efimov et al.
+2022 whether it is confirmed here, with the numbers.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from jalign.errors import BadData, ConfigError
 
 STATES = ("original", "adjusted", "finetuned", "adjusted_finetuned", "continual")
 TITLES = ("original", "adjusted", "fine-tuned", "adj. + fine-t.", "continual")
-FILES = ("results.jsonl", "retrieval.jsonl", "distances.jsonl")
+RESULTS, MEASURED = "results.jsonl", ("retrieval.jsonl", "distances.jsonl")
 MAIN = ("f1", "accuracy")  # of a task's metrics the one that is compared
 ROWS = (  # task, metric, title
     ("distances/l2", "related", "distance to the translation"),
@@ -82,21 +83,40 @@ def read_study(folder: Path, aligned: Sequence[str] = ()) -> Study:
     return Study(states, tasks, list(_findings(states, tasks, set(aligned))))
 
 
+def seed_files(folder: Path, name: str) -> list[Path]:
+    """Return a state's file of that name, or those of its seeds, or nothing."""
+    path = folder / name
+    return [path] if path.is_file() else sorted(folder.glob(f"seed*/{name}"))
+
+
 def _read_state(folder: Path) -> State:
-    scores = {}
-    for name in FILES:
-        path = folder / name
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else ()
-        try:
-            records = [json.loads(line) for line in lines]
-            tests = [r for r in records if "test" in r]
-            if tests:  # of a run that was tested again, the last
-                records = [r for r in tests if r["step"] == tests[-1]["step"]]
-            for r in records:
-                scores[r["task"], r["metric"], r["lang"]] = r["value"], r.get("sd")
-        except (ValueError, KeyError, TypeError) as error:
-            raise BadData(f"{path} is broken ({error!r}): make it again") from error
+    scores: dict[tuple[str, str, str], tuple[float, float | None]] = {}
+    results = folder / RESULTS
+    for r in _read_lines(results) if results.is_file() else ():
+        scores[r["task"], r["metric"], r["lang"]] = r["value"], r.get("sd")
+    values: dict[tuple[str, str, str], list[float]] = {}
+    for path in (path for name in MEASURED for path in seed_files(folder, name)):
+        for r in _read_lines(path):
+            values.setdefault((r["task"], r["metric"], r["lang"]), []).append(r["value"])
+    for key, found in values.items():
+        spread = statistics.stdev(found) if len(found) > 1 else None
+        scores[key] = statistics.fmean(found), spread
     return State(folder.name, scores)
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read records; of a run that was tested, those of the last test. Raises: BadData."""
+    try:
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        tests = [r for r in records if "test" in r]
+        if tests:
+            records = [r for r in tests if r["step"] == tests[-1]["step"]]
+        for r in records:
+            if not {"task", "metric", "lang", "value"} <= set(r):
+                raise ValueError(f"no result: {r}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadData(f"{path} is broken ({error!r}): make it again") from error
+    return records
 
 
 Values = Callable[[str], float | None]
@@ -138,18 +158,18 @@ def _findings(
 def _of_task(
     states: Mapping[str, State], task: str, metric: str, aligned: set[str]
 ) -> Iterator[Finding]:
+    """Go through what is said of a task, but for languages that it has not."""
     pairs = [
-        ("adjustment improves zero-shot transfer", "finetuned", "adjusted_finetuned"),
-        ("continual adjustment improves it further", "adjusted_finetuned", "continual"),
+        ("adjustment improves zero-shot transfer", "finetuned", "adjusted_finetuned", True),
+        ("continual adjustment improves it further", "adjusted_finetuned", "continual", True),
+        ("languages without parallel text are hurt", "finetuned", "adjusted_finetuned", False),
     ]
-    for said, before, after in pairs:
-        yield _gain(f"{task}: {said}", states, (before, after), (task, metric), aligned)
-    if aligned:
-        said = f"{task}: languages without parallel text are hurt"
-        found = _gain(
-            said, states, ("finetuned", "adjusted_finetuned"), (task, metric), aligned, of=False
-        )
-        yield found._replace(holds=None if found.holds is None else not found.holds)
+    for said, before, after, of in pairs if aligned else pairs[:2]:
+        names = (before, after)
+        found = _gain(f"{task}: {said}", states, names, (task, metric), aligned, of=of)
+        if found is not None:
+            is_loss = not of and found.holds is not None
+            yield found._replace(holds=not found.holds) if is_loss else found
 
 
 def _number(value: float) -> str:
@@ -196,11 +216,11 @@ def _gain(
     aligned: set[str],
     *,
     of: bool = True,
-) -> Finding:
+) -> Finding | None:
     """State that the mean over languages rises, and that it does in most of them.
 
-    With `aligned`, over those languages, or the others where `of` is False. English, which the task
-    is trained on, does not count.
+    With `aligned`, over those languages, or the others where `of` is False; None where there are no
+    such languages. English, which the task is trained on, does not count.
     """
     if not set(names) <= set(states):
         return Finding(said, None, "missing: " + ", ".join(n for n in names if n not in states))
@@ -210,7 +230,7 @@ def _gain(
     if aligned:
         langs = [lang for lang in langs if (lang.partition("-")[0] in aligned) == of]
     if not langs:
-        return Finding(said, None, "no such languages")
+        return None
     gains = {lang: 100 * (after[lang][0] - before[lang][0]) for lang in langs}
     mean, more = statistics.fmean(gains.values()), sum(g > 0 for g in gains.values())
     spread = [v[lang][1] for v in (before, after) for lang in langs if v[lang][1] is not None]
@@ -220,7 +240,9 @@ def _gain(
         + ")"
     )
     if spread:
-        numbers += f"; between seeds ± {100 * statistics.fmean(spread):.2f} per language"
+        wide = 100 * statistics.fmean(spread)
+        numbers += f"; between seeds ± {wide:.2f} per language"
+        numbers += ", which is more than the change" * (wide > abs(mean))
     return Finding(said, mean > 0 and 2 * more > len(langs), numbers)
 
 

@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jalign.errors import ConfigError, UserError
-from jalign.report.adjustment import ROWS, STATES, TITLES, Study
+from jalign.report.adjustment import ROWS, STATES, TITLES, Study, seed_files
 
 SIDES = {"related": "tab:blue", "unrelated": "tab:orange"}
 BINS = 50
 
 
 def read_histograms(folder: Path) -> dict[str, Any]:
-    """Return {state: {set: {kind: counts}}} of the states that have them.
+    """Return {state: {set: {kind: counts}}} of the states that have them; a seed's sets are sets of
+    their own.
 
     Raises: ConfigError where there are none.
     """
-    paths = {name: folder / name / "histograms.json" for name in STATES}
-    found = {n: json.loads(p.read_text(encoding="utf-8")) for n, p in paths.items() if p.is_file()}
+    found: dict[str, Any] = {}
+    for name in STATES:
+        for i, path in enumerate(seed_files(folder / name, "histograms.json")):
+            sets = json.loads(path.read_text(encoding="utf-8"))
+            found.setdefault(name, {}).update({(one, i): kinds for one, kinds in sets.items()})
     if not found:
         raise ConfigError(f"no state in {folder} has a histograms.json: run launch/adjust_study.sh")
     return found
 
 
-def joined(sets: Mapping[str, Any], kind: str, name: str, edges: np.ndarray) -> np.ndarray:
+def joined(sets: Mapping[Hashable, Any], kind: str, name: str, edges: np.ndarray) -> np.ndarray:
     """Return the density of a state's distances over all its sets, each with the same weight."""
     total = np.zeros(edges.size - 1)
     for kinds in sets.values():

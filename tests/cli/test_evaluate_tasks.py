@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jalign import config
-from jalign.cli._evaluate_tasks import asked_task, main
+from jalign.cli._evaluate_tasks import asked_task
+from jalign.cli.evaluate import OTHERS, main
 from jalign.data.tasks import pairs as pair_files
 from jalign.errors import UserError
 from jalign.inference.model import load
@@ -92,6 +93,15 @@ def test_retrieval_is_scored_both_ways_by_every_scoring(base, tmp_path, argv):
     assert written == retrieve(vectors[1], vectors[0]).tolist()  # as XTREME: from English
 
 
+def test_absent_pairs_are_said_and_the_others_scored(base, tmp_path, argv, capsys):
+    src = write_texts(tmp_path / "src", sentences(1, 10))
+    files = [f"--files=de-en={src},{src}", f"--files=ru-en={src},{tmp_path}/none"]
+    assert main(["--task=retrieval", *files, *argv]) == 0
+    said = capsys.readouterr().err
+    assert f"ru-en: absent, so not scored: {tmp_path}/none" in said
+    assert {r["lang"] for r in read_lines(tmp_path / "out")} == {"de-en", "en-de", "avg"}
+
+
 def write_bucc(folder, seed, num=30):
     folder.mkdir()
     texts = sentences(seed, num)
@@ -142,6 +152,7 @@ def test_mined_pairs_are_scored_at_the_threshold_of_the_development_set(
         (["--task=retrieval", "--model=m", "--files=de=a,b"], "need SRC-TRG=FILE,FILE, such as"),
         (["--task=retrieval", "--model=m", "--files=de-en=a"], "need SRC-TRG=FILE,FILE, such as"),
         (["--task=retrieval", "--model=m", "--files=a-b=a,b", "--scorings=l2"], "need some of"),
+        (["--task=retrieval", "--model={run}", "--files=a-b=a,b"], "no such files: a, b"),
         (["--task=bucc", "--model=m", "--files=a-b=x,y"], "need SRC-TRG=FILE,FILE,GOLD"),
         (["--task=bucc", "--model=m", "--files=a-b=x,y,z", "--dev=c-d=x,y,z"], "no set for a-b"),
         (["--task=retrieval", "--model=m", "--files=a-b=x,y", "--skip=2"], "skip"),
@@ -157,3 +168,6 @@ def test_usage_errors_exit_2_and_say_what_to_type(base, flags, message):
 def test_the_task_is_known_before_the_flags_are_parsed():
     assert asked_task(["--model=m", "--task=qa"]) == "qa"
     assert asked_task(["--task", "bucc"]) == "bucc" and asked_task(["--gold=x"]) == ""
+    assert set(OTHERS) >= {"tagging", "classification", "qa", "retrieval", "bucc", "distances"}
+    with pytest.raises(UserError, match="should be one of <word_alignment.tagging.*distances>"):
+        main(["--task=parsing"])

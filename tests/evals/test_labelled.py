@@ -20,7 +20,7 @@ from jalign.data.rows import Specials
 from jalign.data.tasks import conllu, nli, qa
 from jalign.data.tasks.encode import encode_pairs, encode_tags
 from jalign.data.tasks.rows import TaskData
-from jalign.data.tasks.spans import encode_questions, span_text
+from jalign.data.tasks.spans import best_answers, encode_questions, span_text
 from jalign.data.tokenizer import train_tokenizer
 from jalign.errors import BadData, ConfigError
 from jalign.evals import classification, tagging
@@ -104,7 +104,7 @@ def write_pairs(path, seed, labels, num=40):
     return path
 
 
-def write_questions(path, seed, num=12):
+def write_questions(path, seed, num=12, size=3):
     rng = np.random.default_rng(seed)
     paragraphs = []
     for p in range(num):
@@ -112,8 +112,8 @@ def write_questions(path, seed, num=12):
         words = context.split()
         qas = []
         for q in range(2):
-            at = int(rng.integers(len(words) - 3))
-            text = " ".join(words[at : at + 3])
+            at = int(rng.integers(len(words) - size))
+            text = " ".join(words[at : at + size])
             answers = [{"answer_start": context.index(text), "text": text}]
             answers += [{"answer_start": 0, "text": words[0]}] * int(rng.integers(2))
             question = " ".join(rng.choice(WORDS, 3))
@@ -239,6 +239,26 @@ def test_answers_equal_transformers_window_by_window(tokenizer, models, tmp_path
         best = [max(squad_scores(x, found[name])[k] for x in gold) for name, gold in texts.items()]
         assert scores_of(results)["en", metric] == pytest.approx(np.mean(best))
     assert scores_of(results)["avg", "f1"] > 0 and {r.n for r in results} == {24}
+
+
+@pytest.mark.parametrize("max_pieces, size", [(3, 3), (30, 6)], ids=["long", "cut"])
+def test_gold_answers_that_no_model_can_give_are_counted_and_said(
+    tokenizer, models, tmp_path, max_pieces, size
+):
+    path = write_questions(tmp_path / "en", 3, num=30, size=size)
+    questions = list(qa.read(path))
+    windows = list(encode_questions(tokenizer, questions, max_unit=24, max_question=8, stride=8))
+    scores = [np.zeros((2, w.context.ids.size), np.float32) for w in windows]
+    for window, (start, stop) in zip(windows, scores, strict=True):
+        if window.start >= 0:
+            start[window.start] = stop[window.stop] = 5  # a model that knows the answer
+    found = best_answers(questions, windows, scores, max_pieces=max_pieces)
+    inside = {w.question for w in windows if w.start >= 0}
+    lost = [i for i in inside if questions[i].answers[0].text not in found[questions[i].id]]
+    assert 0 < len(lost) == qa_eval.count_out_of_reach(windows, max_pieces) < len(inside)
+    setting, params = make_setting(models, "span", TaskData("qa"), tokenizer, tmp_path)
+    with pytest.warns(UserWarning, match=rf"gold answer longer than {max_pieces} .*: {len(lost)}$"):
+        run(qa_eval, dict(sets=[f"en={path}"], max_pieces=max_pieces), setting, params)
 
 
 def test_several_devices_and_any_batch_give_the_same_files(tokenizer, models, tmp_path):

@@ -96,6 +96,12 @@ def test_gains_count_languages_other_than_english_and_name_them(tmp_path):
     assert hurt.holds is False and "sw +30.0" in hurt.numbers
 
 
+def test_nothing_is_said_of_languages_that_a_task_has_not(tmp_path):
+    found = verdicts(write_study(tmp_path), aligned=["de", "ru", "sw"])
+    assert not any("without parallel text" in said for said in found) and len(found) == 8
+    assert "udpos: adjustment improves zero-shot transfer" in found
+
+
 def test_states_that_are_missing_are_said(tmp_path):
     write_study(tmp_path, without=("continual", "adjusted_finetuned"))
     found = verdicts(tmp_path)
@@ -142,3 +148,28 @@ def test_nothing_to_report_says_what_to_run(tmp_path):
     (tmp_path / "original/distances.jsonl").write_text("{broken\n")
     with pytest.raises(BadData, match=r"distances.jsonl is broken"):
         read_study(tmp_path)
+
+
+def test_what_was_measured_of_each_seed_is_averaged(tmp_path):
+    values = {"seed0": (4.0, 8.0, 0.2, 0.1), "seed1": (6.0, 9.0, 0.3, 0.2)}
+    for seed, (name, measured) in enumerate(values.items()):
+        write_state(tmp_path / "finetuned" / name, measured, {"de": 0.1}, seed)
+    write_lines(tmp_path / "finetuned/results.jsonl", [("udpos", "f1", "de", 0.5)], sd=0.01)
+    state = read_study(tmp_path).states["finetuned"]
+    assert state.value("distances/l2", "related") == 5.0
+    assert state.scores["distances/l2", "related", "avg"][1] == pytest.approx(2**0.5)
+    assert state.value("udpos", "f1", "de") == 0.5  # of the study, not of a seed's own file
+    found = read_histograms(tmp_path)["finetuned"]
+    assert len(found) == 4
+    edges = shared_edges({"finetuned": found}, "relative", "edges")
+    density, width = joined(found, "relative", "related", edges), np.diff(edges)
+    assert (density * width * (edges[1:] + edges[:-1]) / 2).sum() == pytest.approx(5.0, abs=0.2)
+
+
+def test_a_change_smaller_than_the_spread_between_seeds_is_said(tmp_path):
+    tuned = {"en": 0.9, "de": 0.503, "ru": 0.402}
+    write_study(tmp_path, {"adjusted_finetuned": (CONFIRMING["adjusted_finetuned"][0], tuned)})
+    numbers = [
+        f.numbers for f in read_study(tmp_path, ["de", "ru"]).findings if "zero" in f.statement
+    ]
+    assert len(numbers) == 1 and "which is more than the change" in numbers[0]
