@@ -1,9 +1,11 @@
-"""Score an encoder on gold links: AER, precision, recall, F1 by layer and method of word alignment.
+"""Score an encoder: word alignment, tagging, classification, QA, retrieval, mining, distances.
 
-In: `--gold`, once per set: NAME,BITEXT,LINKS[,base=1], or NAME,SOURCE,TARGET,LINKS, or
-NAME,THREE_COLUMNS (see jalign/evals/_gold.py). Out: tables on standard output, and with `--output`
-a JSON line per score. `--save-best` stores the best layer and method in the model folder, where
-`jalign align` takes them from.
+`--task` says what, and `jalign evaluate --task=NAME --help` its flags. This file is word alignment,
+the default: AER, precision, recall, F1 by layer and method. In: `--gold`, once per set:
+NAME,BITEXT,LINKS[,base=1], or NAME,SOURCE,TARGET,LINKS, or NAME,THREE_COLUMNS (see
+jalign/evals/_gold.py). Out: tables on standard output, and with `--output` a JSON line per score.
+`--save-best` stores the best layer and method in the model folder, where `jalign align` takes them
+from.
 """
 
 from __future__ import annotations
@@ -17,12 +19,17 @@ from typing import Any
 
 from absl import flags
 
+from jalign.cli import _evaluate_distances, _evaluate_tasks
+from jalign.cli._evaluate_tasks import asked_task
 from jalign.cli._flags import parse
 from jalign.cli._pairs import underscored
 from jalign.cli.align import METHODS, define_options, read_step
 from jalign.errors import ConfigError, UserError
 
-TASKS = ("word_alignment",)
+# the tasks that have a file of their own, each with its `main(argv)`
+OTHERS = dict.fromkeys(_evaluate_tasks.TASKS, _evaluate_tasks)
+OTHERS |= {_evaluate_distances.TASK: _evaluate_distances}
+TASKS = ("word_alignment", *OTHERS)
 USUAL = ("argmax", "itermax", "softmax", "entmax", "ot")
 SHOWN = ("precision", "recall", "f1", "aer")
 HEADS = {"precision": "precision", "recall": "recall", "f1": "F1", "aer": "AER"}
@@ -80,6 +87,9 @@ def _say(line: str) -> None:
 
 def main(argv: list[str]) -> int:
     """Run the command; return its exit code."""
+    task = asked_task(argv)
+    if task in OTHERS:
+        return OTHERS[task].main(argv)
     fv = _parse(argv)
     step = read_step(fv)
     # Heavy imports wait until the arguments are known to be good.

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jalign import config
-from jalign.cli._evaluate_tasks import asked_task, main
+from jalign.cli._evaluate_tasks import asked_task
+from jalign.cli.evaluate import OTHERS, main
 from jalign.data.tasks import pairs as pair_files
 from jalign.errors import UserError
 from jalign.inference.model import load
@@ -157,3 +158,6 @@ def test_usage_errors_exit_2_and_say_what_to_type(base, flags, message):
 def test_the_task_is_known_before_the_flags_are_parsed():
     assert asked_task(["--model=m", "--task=qa"]) == "qa"
     assert asked_task(["--task", "bucc"]) == "bucc" and asked_task(["--gold=x"]) == ""
+    assert set(OTHERS) >= {"tagging", "classification", "qa", "retrieval", "bucc", "distances"}
+    with pytest.raises(UserError, match="should be one of <word_alignment.tagging.*distances>"):
+        main(["--task=parsing"])
