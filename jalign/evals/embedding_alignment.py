@@ -85,8 +85,7 @@ def alignment(
     sides = (pairs.src_NP, pairs.trg_NP)
     words = [np.unique(side, axis=0, return_inverse=True) for side in sides]
     vectors = [
-        mean_rows(table_VD, ids_WP) + extra
-        for (ids_WP, _), extra in zip(words, added, strict=True)
+        mean_rows(table_VD, ids_WP) + extra for (ids_WP, _), extra in zip(words, added, strict=True)
     ]
     of = [inverse.reshape(-1) for _, inverse in words]  # entry -> word
     keys = of[0] * len(words[1][0]) + of[1]
