@@ -8,8 +8,9 @@ COMMAND  jalign synthetic --transformation=trans+inv --output=data/align_mlm/tra
          jalign pretrain --config=configs/align_mlm.py:align_mlm,trans+inv --workdir=runs/align_mlm
          The objective is mlm, xlm, dict_mlm or align_mlm. `,small` is a cell of the study
          (launch/align_mlm_study.sh), for two CPU cores. The second argument names a folder of
-         data/align_mlm: `real` languages go there alike, with the dictionary.npz of
-         `jalign dictionary`. `,data=DIR` names another folder in place of data/align_mlm.
+         data/align_mlm; it may hold two real languages, with the dictionary.npz of `jalign
+         dictionary` (launch/align_mlm_real.sh). `,data=DIR` names another in place of
+         data/align_mlm.
 TIME     not measured at full size
 RESULT   none at full size; of the small cells see launch/align_mlm_study.sh
 SOURCE   Tang et al. 2022 and their code (methods: 8 layers of 512, 128 sequences of 512 a step,
@@ -48,7 +49,11 @@ def get_config(arg: str = "align_mlm,trans+inv"):
     dictionary = f"{folder}/dictionary.npz"
     rows, length, steps = (16, 128, 800) if small else (128, 512, 500_000)
     named = not small and objective in ("xlm", "dict_mlm")
-    masking = dict(rate=0.15, half="all" if names == ["real"] else "own", language_embeddings=named)
+    masking = dict(
+        rate=0.15,
+        half="own" if "trans" in (names or ["trans"])[0] else "all",
+        language_embeddings=named,
+    )
     pair_rows = {"xlm": rows // 5}.get(objective, 0)  # a quarter of the pairs: a fifth of all rows
     streams = dict(mono=recipes.mono(rows - pair_rows, length, alpha=1.0))
     losses = dict(mlm=dict(weight=1.0, **masking))

@@ -10,7 +10,7 @@ TIME     see launch/align_mlm_study.sh
 RESULT   see launch/align_mlm_study.sh
 SOURCE   Tang et al. 2022: fine-tune on English, test on the derived language (zero-shot), or on
          both the derived one (supervised); F1 as seqeval has it, over runs of equal tags for POS.
-         Differs: a far smaller encoder, so a larger learning rate; the embeddings are kept as they
+         Differs: a far smaller encoder, so a larger learning rate; word embeddings are kept as they
          are (lr_scale), because only those of the source language would move, away from the others.
          At the authors' 2e-5 they hardly move. Test part, not development part.
 """
@@ -69,7 +69,7 @@ def get_config(arg: str = "pos,trans+inv"):
         streams=dict(task=stream),
         objectives=dict(tag=dict(weight=1.0, dropout=0.1)),
         optimizer=recipes.finetuning_adamw(
-            lr=1e-3, warmup_steps=20, lr_scale=((r"embeddings$", 0.0),)
+            lr=1e-3, warmup_steps=20, lr_scale=((r"word_embeddings$", 0.0),)
         ),
         log_every=100,
         checkpoint_every=100_000,
