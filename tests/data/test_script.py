@@ -84,7 +84,7 @@ def test_real_text_of_four_scripts_is_cut_into_shifted_ids(shared_data, tmp_path
     for lang in ("en", "ru", "ar", "zh"):
         trees = conllu.read_conllu(shared_data / f"pos/pud.{lang}.test.conllu.gz")
         lines += [" ".join(tree.words) for tree in itertools.islice(trees, 100)]
-    one = train_tokenizer(lines[::2], tmp_path / "base", 3500)
+    one = train_tokenizer(lines[::2], tmp_path / "base", 2000)
     both = script.double_tokenizer(tmp_path / "base", tmp_path / "both")
     writer = script.make_script(one)
     new = both.encode_words([writer.text(line) for line in lines])
@@ -208,10 +208,10 @@ def test_syn_takes_the_order_of_a_treebank_and_refuses_text_without_trees(
 def test_a_tokenizer_can_be_trained_on_the_text(files, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("\n".join(sentences(0, 800)))
-    more = [f"--text=t={text}", "--vocab-size=90", "--rate=1"]
+    more = [f"--text=t={text}", "--vocab-size=76", "--rate=1"]
     assert run(files, tmp_path / "o", "trans", *more) == 0
-    assert load_tokenizer(tmp_path / "o/tokenizer").vocab_size == 180
-    assert load_tokenizer(tmp_path / "o/base_tokenizer").vocab_size == 90
+    assert load_tokenizer(tmp_path / "o/tokenizer").vocab_size == 152
+    assert load_tokenizer(tmp_path / "o/base_tokenizer").vocab_size == 76
 
 
 @pytest.mark.parametrize(

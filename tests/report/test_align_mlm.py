@@ -53,7 +53,9 @@ def write_study(folder, seeds=(0,), cells=PUBLISHED):
 def test_the_published_scores_give_the_published_rho_and_gains(tmp_path):
     study = read_study(write_study(tmp_path))
     [found] = study.correlations
-    assert found.rho == pytest.approx(-0.7342657, abs=1e-6) and found.num_cells == 12
+    # the published -0.7342657 is of the values that were plotted; the table's are rounded
+    # (tests/metrics/test_correlation.py has both)
+    assert found.rho == pytest.approx(-0.7145370, abs=1e-6) and found.num_cells == 12
     assert found.bootstrap.low < found.rho < found.bootstrap.high <= 0
     text = markdown(study)
     assert "ALIGN-MLM against MLM by +35.5, XLM by +30.2, DICT-MLM by +16.0 points" in text
