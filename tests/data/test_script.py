@@ -18,7 +18,7 @@ from jalign.data.tasks import conllu as pos
 from jalign.data.tasks import ner, nli, qa
 from jalign.data.tokenizer import load_tokenizer, train_tokenizer
 from jalign.errors import UserError
-from tests.tiny import WORDS, sentences
+from tests.tiny import WORDS, sentences, write_tiny_dataset
 
 LINES = [
     *sentences(4, 60),
@@ -269,3 +269,16 @@ def test_an_unreadable_empty_or_useless_dictionary_is_told(
     assert dictionary(base, f"--input={path}", f"--output={tmp_path}/d.npz") == code
     assert said in capsys.readouterr().err
     assert not (tmp_path / "d.npz").exists()
+
+
+def test_a_dictionary_is_compared_with_the_texts_of_a_dataset(tmp_path, capsys):
+    data = write_tiny_dataset(tmp_path / "data")
+    argv = ["dictionary", f"--data={data}", f"--output={tmp_path}/d.npz", "--max-pieces=9"]
+    path = write_dictionary(tmp_path / "en-de.txt")
+    assert main([*argv, "--langs=en,de", f"--input={path}"]) == 0
+    assert "% of its" not in capsys.readouterr().out  # it fits: no warning
+    path.write_text("дерево arbre\nокно fenêtre\n")
+    assert main([*argv, "--langs=en,de", f"--input={path}"]) == 2
+    assert "0.0% of its source words occur in the source corpus" in capsys.readouterr().err
+    assert main([*argv, "--langs=en,sw", f"--input={path}"]) == 2
+    assert "has no text in sw; it has de, en, ru" in capsys.readouterr().err
