@@ -123,7 +123,7 @@ def test_a_row_longer_than_the_positions_and_a_wrong_layout_are_refused(encoder,
 def test_language_embeddings_are_those_of_the_slots_language(params):
     two = encoder_of(type_vocab_size=2)._replace(languages=("en", "xx"))
     encoder = dict(params["encoder"])
-    encoder["type_embeddings"] = np.stack([np.zeros(16), np.ones(16) * 0.3]).astype(np.float32)
+    encoder["type_embeddings"] = np.stack([np.zeros(16), np.arange(16) * 0.1]).astype(np.float32)
     batch = rows_of("separate").rows(0, 2)
     plain = loss_of(two, {"encoder": encoder}, batch, form="restart")
     named = loss_of(two, {"encoder": encoder}, batch, form="restart", language_embeddings=True)
