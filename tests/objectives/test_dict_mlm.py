@@ -163,7 +163,9 @@ def test_without_changes_the_loss_is_that_of_mlm_and_languages_matter(folder, en
     small = {name: values[:4] for name, values in batch.items()}
     draw = jax.jit(lambda key: nn.unbox(bert.init_params(encoder.module, key)))
     params = {"encoder": draw(jax.random.key(2))}
-    params["encoder"]["type_embeddings"] = params["encoder"]["type_embeddings"].at[1].set(np.arange(8.0))
+    params["encoder"]["type_embeddings"] = (
+        params["encoder"]["type_embeddings"].at[1].set(np.arange(8.0))
+    )
 
     def loss_of(objective):
         run = jax.jit(lambda aux: objective.loss(params, aux, {"mono": small}, None))
