@@ -119,12 +119,13 @@ class TokenIds(NamedTuple):
 class Encoder(NamedTuple):
     """What every objective builds on: the Linen module and the static facts of the run around it.
 
-    `module` has the methods `__call__` (hidden states), `transform` (masked-LM transform) and
-    `output` (table, bias). `num_groups`: shards of the batch axis, so that gathering positions
-    stays inside a shard. `max_unit`: longest attention unit of each stream, for attention forms
-    that profit from it. `first_layers(params, num)`: the module that ends after layer `num` and its
-    parameters. `labels`: the classes of each labelled stream, in the order of their numbers.
-    `layouts`: of each stream; `languages`: in the order of the numbers in `lang`.
+    `module` has the methods `__call__` (hidden states), `transform` (masked-LM transform), `output`
+    (table, bias) and `table` (word embeddings). `num_groups`: shards of the batch axis, so that
+    gathering positions stays inside a shard. `max_unit`: longest attention unit of each stream, for
+    attention forms that profit from it. `first_layers(params, num)`: the module that ends after
+    layer `num` and its parameters. `labels`: the classes of each labelled stream, in the order of
+    their numbers. `layouts`: of each stream; `languages`: in the order of the numbers in `lang`;
+    `tokenizer_sha256`: what files of ids must be of.
     """
 
     module: nn.Module
@@ -135,6 +136,7 @@ class Encoder(NamedTuple):
     labels: Mapping[str, tuple[str, ...]] = {}
     layouts: Mapping[str, str] = {}
     languages: tuple[str, ...] = ()
+    tokenizer_sha256: str = ""
 
 
 class Result(NamedTuple):

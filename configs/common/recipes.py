@@ -162,6 +162,7 @@ def adamw(lr: float, warmup_steps: int, **changes) -> dict:
             eps=1e-6,
             clip_norm=1.0,
             decay=((r"bias$|norm/scale$", 0.0), (r".*", 0.01)),
+            lr_scale=(),
         )
         | changes
     )

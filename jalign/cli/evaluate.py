@@ -19,7 +19,7 @@ from typing import Any
 
 from absl import flags
 
-from jalign.cli import _evaluate_distances, _evaluate_tasks
+from jalign.cli import _evaluate_distances, _evaluate_embeddings, _evaluate_tasks
 from jalign.cli._evaluate_tasks import asked_task
 from jalign.cli._flags import parse
 from jalign.cli._pairs import underscored
@@ -28,7 +28,7 @@ from jalign.errors import ConfigError, UserError
 
 # the tasks that have a file of their own, each with its `main(argv)`
 OTHERS = dict.fromkeys(_evaluate_tasks.TASKS, _evaluate_tasks)
-OTHERS |= {_evaluate_distances.TASK: _evaluate_distances}
+OTHERS |= {module.TASK: module for module in (_evaluate_distances, _evaluate_embeddings)}
 TASKS = ("word_alignment", *OTHERS)
 USUAL = ("argmax", "itermax", "softmax", "entmax", "ot")
 SHOWN = ("precision", "recall", "f1", "aer")

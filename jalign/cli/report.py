@@ -1,7 +1,7 @@
 """Report a study: one table, one picture, and which findings of the paper are confirmed.
 
-In: `--study=adjustment` and `--input`, the folder that launch/adjust_study.sh fills. Out: the table
-on standard output, and study.md, study.json and study.png in that folder.
+In: `--study` and `--input`, the folder that launch/adjust_study.sh or launch/align_mlm_study.sh
+fills. Out: the table on standard output, and study.md, study.json and study.png in that folder.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from absl import flags
 from jalign.cli._flags import parse
 from jalign.errors import ConfigError, UserError
 
-STUDIES = ("adjustment",)
+STUDIES = ("adjustment", "align_mlm")
 
 
 def main(argv: list[str]) -> int:
@@ -32,10 +32,12 @@ def main(argv: list[str]) -> int:
     parse(fv, "report", argv)
     if not fv.input:
         raise ConfigError("--input is missing: type --input=DIR")
+    folder = Path(fv.input).expanduser()
+    if fv.study == "align_mlm":
+        return _align_mlm(folder)
     from jalign.report.adjustment import markdown, read_study, to_json
     from jalign.report.distance_plot import draw
 
-    folder = Path(fv.input).expanduser()
     study = read_study(folder, fv.aligned)
     text = markdown(study)
     (folder / "study.md").write_text(text, encoding="utf-8")
@@ -43,6 +45,22 @@ def main(argv: list[str]) -> int:
     sys.stdout.write(text)
     try:
         draw(study, folder, folder / "study.png", kind=fv.kind)
+    except UserError as error:  # the table does not need the picture
+        sys.stderr.write(f"report: {error}\n")
+    return 0
+
+
+def _align_mlm(folder: Path) -> int:
+    from jalign.report.align_mlm import markdown, read_study, to_json
+    from jalign.report.alignment_plot import draw
+
+    study = read_study(folder)
+    text = markdown(study)
+    (folder / "study.md").write_text(text, encoding="utf-8")
+    (folder / "study.json").write_text(json.dumps(to_json(study), indent=1), encoding="utf-8")
+    sys.stdout.write(text)
+    try:
+        draw(study, folder / "study.png")
     except UserError as error:  # the table does not need the picture
         sys.stderr.write(f"report: {error}\n")
     return 0

@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -276,3 +276,34 @@ def copy_tokenizer(source: Path | str, folder: Path | str) -> Tokenizer:
     if after.sha256 != before.sha256:
         raise UserError(f"the tokenizer in {source} changes when transformers saves it again.")
     return after
+
+
+def double_vocabulary(
+    source: Path | str, folder: Path | str, write_piece: Callable[[str], str]
+) -> Tokenizer:
+    """Save a Unigram tokenizer with every piece twice: the second V as `write_piece` spells them.
+
+    Special tokens get a second id, too, that no text can have, so that piece i is i + V throughout.
+    Raises: UserError for another kind of tokenizer, or one that has such pieces already.
+    """
+    folder = Path(folder)
+    _load_hf(Path(source)).save_pretrained(str(folder))
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    before, model = load_tokenizer(source), content["model"]
+    if model.get("type") != "Unigram" or len(model["vocab"]) != before.vocab_size:
+        raise UserError(
+            f"the tokenizer in {source} is {model.get('type')}: only a SentencePiece Unigram one, "
+            "such as 'jalign prepare' trains, can be written in a second script"
+        )
+    second = [
+        [f"second {piece}" if i in before.special_ids else write_piece(piece), score]
+        for i, (piece, score) in enumerate(model["vocab"])
+    ]
+    if {piece for piece, _ in second} & {piece for piece, _ in model["vocab"]}:
+        raise UserError(f"the tokenizer in {source} has pieces of a second script already")
+    model["vocab"] += second
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    for old in folder.glob("*.model"):  # it has half of the pieces
+        old.unlink()
+    return load_tokenizer(folder)

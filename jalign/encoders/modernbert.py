@@ -321,6 +321,10 @@ class ModernBert(nn.Module):
         """Apply the masked-LM transform before the vocabulary: dense, GELU, norm."""
         return self.head_norm(nn.gelu(self.head_dense(h_ND), approximate=False))
 
+    def table(self) -> Array:
+        """Return the word embeddings [V, D], float32."""
+        return self.word_embeddings
+
     def output(self) -> tuple[Array, Array]:
         """Return the output table [V, D] and its bias [V]."""
         table_VD = self.word_embeddings if self.cfg.tied else self.output_embeddings

@@ -40,3 +40,14 @@ def scatter_links(batch: Batch) -> Array:
     row_BA = jnp.arange(rows)[:, None]
     empty_BLL = jnp.zeros((rows, length, length), jnp.float32)
     return empty_BLL.at[row_BA, src_BA, trg_BA].max(batch["link_weight"], mode="drop")
+
+
+def sides_of(batch: Batch) -> Array:
+    """Return the side of every slot of separate rows, special tokens with that of their sentence:
+    1, 2, padding 0. Int32 [B, L].
+    """
+    side_BL, real_BL = batch["side"], batch["example"] > 0
+    next_BL = jnp.pad(side_BL, ((0, 0), (0, 1)))[:, 1:]
+    before_BL = jnp.pad(side_BL, ((0, 0), (1, 0)))[:, :-1]
+    around_BL = jnp.where(batch["position"] == 0, next_BL, before_BL)
+    return jnp.where(real_BL, jnp.where(side_BL > 0, side_BL, around_BL), 0)

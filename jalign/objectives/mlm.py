@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jalign.errors import ConfigError
-from jalign.nn.masking import MaskRates, corrupt, select_tokens
+from jalign.nn.masking import HALVES, MaskRates, corrupt, select_tokens
 from jalign.nn.packed import unit_ids
 from jalign.nn.vocab_loss import gather_cap, gather_masked, gather_slots, vocab_cross_entropy
 from jalign.schedule import Schedule, largest, last, make_value, values_of
@@ -31,7 +31,8 @@ class Config:
     """Masking rates and the form of the vocabulary loss ("auto", "dense" or "chunked").
 
     `rate` may be a schedule over the steps of the run (`jalign/schedule.py`), such as mmBERT's
-    {values: (0.3, 0.15, 0.05), boundaries: (s1, s2)}.
+    {values: (0.3, 0.15, 0.05), boundaries: (s1, s2)}. `half`: see `MaskRates`.
+    `language_embeddings`: the encoder's token types are languages, by the numbers of the dataset.
     """
 
     stream: str = "mono"
@@ -39,9 +40,13 @@ class Config:
     mask: float = 0.8
     replace: float = 0.1
     vocab_loss: str = "auto"
+    half: str = "all"
+    language_embeddings: bool = False
 
     def __post_init__(self) -> None:
         """Check the rates. Raises: ValueError naming the entry."""
+        if self.half not in HALVES:
+            raise ValueError(f"half={self.half!r}: need one of {', '.join(HALVES)}")
         try:
             rates = values_of(self.rate, "rate")
         except ConfigError as error:  # as a ValueError it gets the objective's name before it
@@ -68,7 +73,9 @@ def mask_batch(
     cfg: Config, encoder: Encoder, batch: Batch, key: Key, rate: float | Array
 ) -> Masked:
     """Select tokens and corrupt them; `over` counts those that the gather has no room for."""
-    rates, num_groups = MaskRates(largest(cfg.rate), cfg.mask, cfg.replace), encoder.num_groups
+    half = getattr(cfg, "half", "all")
+    rates = MaskRates(largest(cfg.rate), cfg.mask, cfg.replace, half)
+    num_groups = encoder.num_groups
     wanted_BL = select_tokens(jax.random.fold_in(key, 0), batch, rate)
     # Room for the highest rate: the shapes must not change when the rate does.
     cap = gather_cap(wanted_BL.size // num_groups, rates.select)
@@ -98,21 +105,48 @@ def predict_masked(
     return Loss((nll_N * keep_N).sum(), count, metrics)
 
 
+class View(NamedTuple):
+    """How the encoder sees a batch: positions, attention units, and the longest unit there may be
+    (None: a whole row).
+    """
+
+    position_BL: Array
+    unit_BL: Array
+    max_unit: int | None
+
+
+def usual_view(cfg: Config, encoder: Encoder, batch: Batch) -> View:
+    """See a batch as its layout has it."""
+    return View(batch["position"], unit_ids(batch), encoder.max_unit.get(cfg.stream))
+
+
+def check_languages(cfg: Config, encoder: Encoder) -> None:
+    """Check that the encoder has an embedding for each language. Raises: ValueError."""
+    num = getattr(encoder.module.cfg, "type_vocab_size", 0)
+    if cfg.language_embeddings and num < len(encoder.languages):
+        raise ValueError(
+            f"language_embeddings=True: the encoder has {num} token types, and the data "
+            f"{len(encoder.languages)} languages ({', '.join(encoder.languages)}): set "
+            f"config.encoder.type_vocab_size={len(encoder.languages)} (family bert)"
+        )
+
+
 def masked_lm(
-    cfg: Config, encoder: Encoder
+    cfg: Config, encoder: Encoder, view: Callable[[Config, Encoder, Batch], View] = usual_view
 ) -> Callable[[Params, Batch, Key | None, float | Array], Loss]:
     """Build the masked-LM loss of one packed batch: `loss(params, batch, key, rate)`."""
-    max_unit = encoder.max_unit.get(cfg.stream)
+    check_languages(cfg, encoder)
 
     def predict(
         module: nn.Module, batch: Batch, key: Key, rate: float | Array, train: bool
     ) -> Loss:
-        masked = mask_batch(cfg, encoder, batch, key, rate)
+        masked, seen = mask_batch(cfg, encoder, batch, key, rate), view(cfg, encoder, batch)
         h_BLD = module(
             masked.ids_BL,
-            batch["position"],
-            unit_ids(batch),
-            max_unit=max_unit,
+            seen.position_BL,
+            seen.unit_BL,
+            type_BL=batch["lang"] if cfg.language_embeddings else None,
+            max_unit=seen.max_unit,
             deterministic=not train,
         )
         return predict_masked(module, h_BLD, batch, masked, cfg.vocab_loss)
@@ -136,13 +170,15 @@ def _within_cap(wanted_BL, cap: int, num_groups: int):
     return (wanted_GN & (jnp.cumsum(wanted_GN, axis=1) <= cap)).reshape(wanted_BL.shape)
 
 
-def make(cfg: Config, encoder: Encoder) -> Objective:
+def make(
+    cfg: Config, encoder: Encoder, view: Callable[[Config, Encoder, Batch], View] = usual_view
+) -> Objective:
     """Build the objective on the stream that `cfg` names.
 
     A rate on a schedule is looked up at the step that `aux` counts, and is a metric. Evaluation
     masks at the last rate whatever the step, so that the numbers of different steps compare.
     """
-    loss_of = masked_lm(cfg, encoder)
+    loss_of = masked_lm(cfg, encoder, view)
     scheduled = isinstance(cfg.rate, Mapping)
     rate_at = make_value(cfg.rate, "rate")
 
@@ -153,7 +189,8 @@ def make(cfg: Config, encoder: Encoder) -> Objective:
         out = loss_of(params, batches[cfg.stream], key, rate)
         return out.replace(metrics=out.metrics | {"rate": Mean(rate, jnp.ones(()))})
 
-    objective = Objective(streams=(cfg.stream,), reads=READS, loss=loss)
+    reads = (*READS, "lang") if cfg.language_embeddings else READS
+    objective = Objective(streams=(cfg.stream,), reads=reads, loss=loss)
     if not scheduled:
         return objective
     return objective._replace(init_aux=first_step, update_aux=next_step)

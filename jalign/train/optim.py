@@ -21,7 +21,8 @@ class OptimConfig:
 
     `warmup_share`: the share of the run's steps that warm up, in place of `warmup_steps`, where
     epochs say how long the run is. The first rule whose pattern is found in a parameter's path
-    gives its decay.
+    gives its decay. `lr_scale`: such rules that multiply the learning rate, 0 to keep a parameter
+    as it is; 1 where none is found.
     """
 
     lr: float = 1e-4
@@ -34,6 +35,7 @@ class OptimConfig:
     eps: float = 1e-6
     clip_norm: float = 1.0
     decay: tuple[tuple, ...] = ((r"bias$|norm/scale$", 0.0), (r".*", 0.01))
+    lr_scale: tuple[tuple, ...] = ()
 
 
 def path_name(path) -> str:
@@ -113,6 +115,30 @@ def decay_values(cfg: OptimConfig, params) -> dict[float, object]:
     }
 
 
+def lr_scales(cfg: OptimConfig, params):
+    """Return the factor of each parameter's learning rate, by the first rule that matches its path.
+
+    Raises: ConfigError for a rule that decides no parameter.
+    """
+    used = [False] * len(cfg.lr_scale)
+
+    def factor(path, _) -> float:
+        for i, (pattern, value) in enumerate(cfg.lr_scale):
+            if re.search(pattern, path_name(path)):
+                used[i] = True
+                return float(value)
+        return 1.0
+
+    factors = jax.tree_util.tree_map_with_path(factor, params)
+    for (pattern, _), was_used in zip(cfg.lr_scale, used, strict=True):
+        if not was_used:
+            raise ConfigError(
+                f"rule {pattern!r} of config.optimizer.lr_scale decides no parameter; paths look "
+                f"like {[path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)][:4]}"
+            )
+    return factors
+
+
 def make_optimizer(cfg: OptimConfig, steps: int, params) -> optax.GradientTransformation:
     """Build AdamW for these (abstract) parameters.
 
@@ -121,10 +147,17 @@ def make_optimizer(cfg: OptimConfig, steps: int, params) -> optax.GradientTransf
     decays = [
         optax.add_decayed_weights(v, mask) for v, mask in decay_values(cfg, params).items() if v
     ]
+    scaled = []
+    if cfg.lr_scale:
+        factors = lr_scales(cfg, params)
+        scaled = [
+            optax.stateless(lambda updates, _: jax.tree.map(lambda f, u: f * u, factors, updates))
+        ]
     return optax.chain(
         optax.scale_by_adam(b1=cfg.b1, b2=cfg.b2, eps=cfg.eps),
         *decays,
         optax.scale_by_learning_rate(make_schedule(cfg, steps)),
+        *scaled,
     )
 
 

@@ -60,6 +60,7 @@ def make_encoder(
         {name: cfg.streams[name].task.labels for name in cfg.labelled},
         {name: stream.layout for name, stream in cfg.streams.items()},
         tuple(manifest.languages),
+        tokenizer.sha256,
     )
     return encoder, encoder_cfg
 

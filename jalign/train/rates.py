@@ -37,7 +37,7 @@ class Rates:
             loss
             for name, objective in run.objectives.items()
             for loss in objective.names(name)
-            if not labelled & set(objective.streams)
+            if objective.streams and not labelled & set(objective.streams)
         }
         self._reset()
 

@@ -59,3 +59,19 @@ def test_masks_depend_on_the_row_not_on_the_batch(masked):
     np.testing.assert_array_equal(mine, selected[37:40])
     again = corrupt(jax.random.key(1), part, mine, VOCAB, TOKENS, MaskRates())
     np.testing.assert_array_equal(again, ids[37:40])
+
+
+def test_random_ids_come_from_the_half_that_was_asked_for():
+    half, mask = VOCAB, VOCAB - 1  # 120 ids, each with its own in the second half
+    tokens = TokenIds(mask=mask, specials=(0, 1, 2, 3, mask))
+    batch = rows_of("joint", length=128, num=3000).rows(0, 300)
+    content = batch["side"] > 0
+    second = content & (batch["side"] == 2)
+    batch["ids"] = np.where(second, batch["ids"] + half, batch["ids"])
+    for name, ranges in (("own", ((4, 119), (124, 239))), ("first", ((4, 119), (4, 119)))):
+        rates = MaskRates(0.5, 0.0, 1.0, name)
+        new = np.asarray(corrupt(jax.random.key(1), batch, content, 2 * half, tokens, rates))
+        for mine, (low, high) in zip((content & ~second, second), ranges, strict=True):
+            assert new[mine].min() == low and new[mine].max() == high - 1
+            counts = np.bincount(new[mine] - low)
+            assert counts.min() > 0 and counts.max() < 3 * counts.mean()

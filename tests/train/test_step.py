@@ -12,6 +12,7 @@ import pytest
 from jalign import config
 from jalign.errors import ConfigError
 from jalign.train.mesh import MeshConfig, make_mesh
+from jalign.train.optim import OptimConfig, make_optimizer
 from jalign.train.run import RunConfig, make_run
 from jalign.train.step import StepConfig, check_objectives, make_train_step
 from jalign.types import Loss, Objective, TrainState
@@ -178,3 +179,20 @@ def test_a_wrong_config_names_entry_and_remedy(data, case):
     changes, message = BAD[case]
     with pytest.raises((ConfigError, ValueError), match=message):
         run_on(data, (8, 1, 1), **changes)
+
+
+def test_a_rule_scales_the_learning_rate_of_the_parameters_it_finds():
+    params = {name: jnp.ones(3) for name in ("word_embeddings", "bias", "other")}
+    plain = OptimConfig(lr=0.1, decay=((".*", 0.0),))
+    rules = (("word_embeddings$", 0.0), ("^b", 0.5))
+    scaled = OptimConfig(lr=0.1, decay=((".*", 0.0),), lr_scale=rules)
+    found = []
+    for cfg in (plain, scaled):
+        optimizer = make_optimizer(cfg, 10, params)
+        updates, _ = optimizer.update(params, optimizer.init(params), params)
+        found.append({name: np.asarray(x) for name, x in updates.items()})
+    for name, factor in (("word_embeddings", 0.0), ("bias", 0.5), ("other", 1.0)):
+        np.testing.assert_allclose(found[1][name], factor * found[0][name], rtol=1e-6)
+    assert found[0]["word_embeddings"].max() < 0
+    with pytest.raises(ConfigError, match="lr_scale decides no parameter"):
+        make_optimizer(OptimConfig(lr_scale=(("none", 0.0),)), 10, params)

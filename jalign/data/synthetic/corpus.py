@@ -211,8 +211,8 @@ def derive_file(
     """
     paths = [Path(src_path), Path(trg_path), *([Path(links_path)] if links_path else [])]
     num_lines = 0
-    with _written_whole(paths) as files:
-        for derived in derive_lines(_texts(path), transform, raw=raw, cut=cut):
+    with written_whole(paths) as files:
+        for derived in derive_lines(read_texts(path), transform, raw=raw, cut=cut):
             links = " ".join(f"{i}-{j}" for i, j in links_of(derived.order)) if links_path else ""
             for file, text in zip(files, (derived.src, derived.trg, links), strict=False):
                 file.write(text + "\n")
@@ -225,7 +225,7 @@ def derive_conllu(
 ) -> int:
     """Write parsed sentences and their derived forms as two CoNLL-U files; return their number."""
     num_trees = 0
-    with _written_whole([Path(src_path), Path(trg_path)]) as files:
+    with written_whole([Path(src_path), Path(trg_path)]) as files:
         for tree, derived, _ in derive_trees(trees, transform):
             files[0].write(format_tree(tree))
             files[1].write(format_tree(derived))
@@ -233,7 +233,8 @@ def derive_conllu(
     return num_trees
 
 
-def _texts(path: Path | str) -> Iterator[str]:
+def read_texts(path: Path | str) -> Iterator[str]:
+    """Yield the lines of a text file. Raises: BadData for a line that is no UTF-8."""
     for line in read_lines(path):
         try:
             yield line.data.decode()
@@ -244,7 +245,7 @@ def _texts(path: Path | str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _written_whole(paths: Sequence[Path]) -> Iterator[list]:
+def written_whole(paths: Sequence[Path]) -> Iterator[list]:
     """Open files beside their places and move them there at the end, unless something failed."""
     partial = [path.with_name(f".{path.name}.partial") for path in paths]
     try:
