@@ -139,7 +139,6 @@ def info_nce(
     )
     keys = [k._replace(vector_MD=_prepare(k.vector_MD, rule)) for k in keys]
 
-    @jax.checkpoint
     def block(anchors: Anchors, keys: list[Keys], scale: Array) -> Loss:
         positive_N = (anchors.vector_ND * anchors.positive_ND).sum(axis=1)
         logit_NM = jnp.concatenate([_compare(anchors.vector_ND, k.vector_MD) for k in keys], axis=1)
@@ -153,7 +152,8 @@ def info_nce(
         return block(anchors, keys, scale)
     # every parts-th anchor, so that the shards of a mesh keep theirs
     split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), anchors)
-    losses = jax.lax.map(lambda some: block(some, keys, scale), split)
+    again = jax.checkpoint(block)  # else the scan keeps the logits of every part
+    losses = jax.lax.map(lambda some: again(some, keys, scale), split)
     return jax.tree.map(lambda x: x.sum(axis=0), losses)
 
 
