@@ -83,8 +83,9 @@ class Objective(NamedTuple):
     `loss(params, aux, batches, key)` is pure and gets the batches of `streams`; `key=None` means
     evaluation. `parts` names losses that share their passes: `loss` then returns one Loss for each,
     with weights of their own. `splits=False` says that its negatives are the whole batch: gradient
-    accumulation may not split it. `frozen` names a model whose encoder `init_aux` gets in place of
-    the run's own.
+    accumulation may not split it; with `splits_itself` it runs its passes over `Encoder.accumulate`
+    microbatches itself. `frozen` names a model whose encoder `init_aux` gets in place of the run's
+    own. `init_heads` gives those heads whose first values are made of the encoder's.
     """
 
     streams: tuple[str, ...]
@@ -94,8 +95,10 @@ class Objective(NamedTuple):
     init_aux: Callable[[Params], Aux] = no_aux
     update_aux: Callable[[Aux, Params, Any], Aux] = keep_aux
     splits: bool = True
+    splits_itself: bool = False
     parts: tuple[str, ...] = ()
     frozen: str = ""
+    init_heads: Callable[[Params], Params] = no_aux
 
     def names(self, name: str) -> tuple[str, ...]:
         """Return the names of its losses where the objective is called `name`."""
@@ -123,9 +126,11 @@ class Encoder(NamedTuple):
     (table, bias) and `table` (word embeddings). `num_groups`: shards of the batch axis, so that
     gathering positions stays inside a shard. `max_unit`: longest attention unit of each stream, for
     attention forms that profit from it. `first_layers(params, num)`: the module that ends after
-    layer `num` and its parameters. `labels`: the classes of each labelled stream, in the order of
-    their numbers. `layouts`: of each stream; `languages`: in the order of the numbers in `lang`;
-    `tokenizer_sha256`: what files of ids must be of.
+    layer `num` and its parameters; `last_layers`: likewise that of the last layers, which starts
+    from `states_BLD`; None where a family has none. `labels`: the classes of each labelled stream,
+    in the order of their numbers. `layouts`: of each stream; `languages`: in the order of the
+    numbers in `lang`; `tokenizer_sha256`: what files of ids must be of. `accumulate`: microbatches
+    of a step.
     """
 
     module: nn.Module
@@ -133,10 +138,12 @@ class Encoder(NamedTuple):
     num_groups: int = 1
     max_unit: Mapping[str, int] = {}
     first_layers: Callable[[Params, int], tuple[nn.Module, Params]] | None = None
+    last_layers: Callable[[Params, int], tuple[nn.Module, Params]] | None = None
     labels: Mapping[str, tuple[str, ...]] = {}
     layouts: Mapping[str, str] = {}
     languages: tuple[str, ...] = ()
     tokenizer_sha256: str = ""
+    accumulate: int = 1
 
 
 class Result(NamedTuple):

@@ -215,12 +215,16 @@ class Bert(nn.Module):
         max_unit: int | None = None,
         deterministic: bool = True,
         all_layers: bool = False,
+        states_BLD: Array | None = None,
     ) -> Array:
         """Return the last layer's states [B, L, D], or with `all_layers` [1 + layers, B, L, D],
-        embeddings first.
+        embeddings first. With `states_BLD` the layers start from these, not from the embeddings.
         """
         cfg = self.cfg
-        h_ND = self.embed(ids_BL, position_BL, type_BL, deterministic=deterministic)
+        if states_BLD is None:
+            h_ND = self.embed(ids_BL, position_BL, type_BL, deterministic=deterministic)
+        else:
+            h_ND = states_BLD.reshape(-1, cfg.hidden)
         layer = nn.remat(Layer, prevent_cse=False) if cfg.remat else Layer
         stack = nn.scan(
             layer,
@@ -289,6 +293,13 @@ def first_layers(cfg: Config, params: Mapping[str, Any], num: int) -> tuple[Conf
     if num >= cfg.layers:
         return cfg, dict(params)
     layers = jax.tree.map(lambda x: x[:num], params["layers"])
+    return replace(cfg, layers=num), {**params, "layers": layers}
+
+
+def last_layers(cfg: Config, params: Mapping[str, Any], num: int) -> tuple[Config, dict[str, Any]]:
+    """Return the encoder that has the last `num` layers only, and its parameters."""
+    num = min(num, cfg.layers)
+    layers = jax.tree.map(lambda x: x[cfg.layers - num :], params["layers"])
     return replace(cfg, layers=num), {**params, "layers": layers}
 
 

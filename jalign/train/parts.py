@@ -51,16 +51,22 @@ def make_encoder(
         cut, params = family.first_layers(encoder_cfg, params, num)
         return family.make(cut), params
 
+    def last_layers(params, num: int):
+        cut, params = family.last_layers(encoder_cfg, params, num)
+        return family.make(cut), params
+
     encoder = Encoder(
         family.make(encoder_cfg),
         TokenIds(tokenizer.mask_id, tuple(tokenizer.special_ids)),
         mesh_lib.num_batch_shards(mesh),
         max_unit,
         first_layers,
+        last_layers if hasattr(family, "last_layers") else None,
         {name: cfg.streams[name].task.labels for name in cfg.labelled},
         {name: stream.layout for name, stream in cfg.streams.items()},
         tuple(manifest.languages),
         tokenizer.sha256,
+        cfg.accumulate,
     )
     return encoder, encoder_cfg
 

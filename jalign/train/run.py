@@ -202,8 +202,13 @@ def _make_state(
         aux = {name: o.init_aux(frozen.get(name, params)) for name, o in objectives.items()}
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), aux)
 
+    def copied_heads(params):
+        heads = [o.init_heads(params) for o in objectives.values()]
+        return {name: head for found in heads for name, head in found.items()}
+
     def draw_state(key, bias_V=None, frozen=None) -> TrainState:
         params = nn.unbox(draw_boxed(key))
+        params |= copied_heads(params)
         if bias_V is not None:
             params["encoder"] = family.with_output_bias(params["encoder"], bias_V)
         return complete(params, frozen or {})
@@ -221,6 +226,10 @@ def _make_state(
         )
         if start:
             params = place(start, shardings.params, lambda: nn.unbox(draw_boxed(key)))
+            names = jax.eval_shape(copied_heads, params)
+            params |= jax.jit(copied_heads, out_shardings={n: shardings.params[n] for n in names})(
+                params
+            )
             # Without the parameters: handed through, jit would hold them twice.
             rest = jax.jit(
                 lambda params, frozen: complete(params, frozen).replace(params=None),

@@ -17,6 +17,7 @@ import optax
 from flax import struct
 
 from jalign.errors import ConfigError
+from jalign.nn.microbatch import split_rows
 from jalign.train.optim import clip_scale
 from jalign.types import Array, Batches, Key, Loss, Mean, Objective, Params, TrainState
 
@@ -80,7 +81,7 @@ def check_objectives(
                     f"{sorted(fields[stream])}; set config.objectives.{name}.stream to one that "
                     "has them"
                 )
-        if accumulate > 1 and not objective.splits:
+        if accumulate > 1 and not objective.splits and not objective.splits_itself:
             raise ConfigError(
                 f"objective {name!r} contrasts the whole batch, so config.accumulate={accumulate} "
                 "would change it: set config.accumulate=1"
@@ -110,13 +111,6 @@ def _grads_at_once(
     return grads, losses
 
 
-def _split(batches: Batches, parts: int) -> Batches:
-    """Split rows into microbatches [parts, rows / parts, ...]: every parts-th row, so that shards
-    keep theirs.
-    """
-    return jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batches)
-
-
 def _grads_in_parts(
     objectives, cfg: StepConfig, state: TrainState, batches: Batches, key: Key, weights
 ):
@@ -125,8 +119,9 @@ def _grads_in_parts(
 
     Equal to the big batch: the masks depend on rows only, and totals and counts are summed before
     dividing. Losses that share a pass take a backward pass each, unless they share the count too.
+    An objective that splits itself gets the whole batch.
     """
-    parts = _split(batches, cfg.accumulate)
+    parts = split_rows(batches, cfg.accumulate)
     sums, losses = {}, {}
     for name, objective in objectives.items():
         names = objective.names(name)
@@ -137,6 +132,13 @@ def _grads_in_parts(
         def totals(params, part, objective=objective, name=name, aux=aux, key=objective_key):
             found = objective.losses(name, params, aux, part, key)
             return jnp.stack([loss.total for loss in found.values()]), found
+
+        if objective.splits_itself:
+            _, pull, found = jax.vjp(lambda p: totals(p, batches), state.params, has_aux=True)
+            weight_N = [weights[n] / _own_count(found[n], cfg.norm) for n in names]
+            sums[names[0]] = (1.0, jnp.ones(()), pull(jnp.stack(weight_N))[0])
+            losses |= found
+            continue
 
         def grads_of(params, part, totals=totals, pulls=pulls):
             _, pull, found = jax.vjp(lambda p: totals(p, part), params, has_aux=True)
@@ -149,21 +151,27 @@ def _grads_in_parts(
         shapes = jax.eval_shape(grads_of, state.params, first)
         zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         (grads, found), _ = jax.lax.scan(body, zero, parts)
-        sums |= {names[0]: (1.0, grads[0])} if together else _weighted(names, weights, grads)
+        if together:
+            sums[names[0]] = (1.0, jnp.ones(()), grads[0])
+        else:
+            rest = zip(names, grads, strict=True)
+            sums |= {n: (weights[n], _own_count(found[n], cfg.norm), grad) for n, grad in rest}
         losses |= found
-    return _divide(sums, losses, cfg.norm), losses
+    everything = sum(loss.count for loss in losses.values())
+    shared = jnp.maximum(everything, 1.0) if cfg.norm == "global_count" else jnp.ones(())
+    return _divide(sums, shared), losses
 
 
-def _weighted(names: tuple[str, ...], weights, grads: list[Params]) -> dict[str, tuple]:
-    return {n: (weights[n], grad) for n, grad in zip(names, grads, strict=True)}
+def _own_count(loss: Loss, norm: str) -> Array:
+    """Return what a loss is divided by before all are divided by what they share."""
+    return jnp.ones(()) if norm == "global_count" else jnp.maximum(loss.count, 1.0)
 
 
-def _divide(sums: Mapping[str, tuple], losses: Mapping[str, Loss], norm: str) -> Params:
-    """Add weight x summed gradient / count over the losses."""
-    everything, grads = sum(loss.count for loss in losses.values()), None
-    for name, (weight, total) in sums.items():
-        count = everything if norm == "global_count" else losses[name].count
-        scale = weight / jnp.maximum(count, 1.0)
+def _divide(sums: Mapping[str, tuple], shared: Array) -> Params:
+    """Add weight x summed gradient / (own count x shared count) over the losses."""
+    grads = None
+    for weight, count, total in sums.values():
+        scale = weight / (count * shared)
         scaled = jax.tree.map(lambda g, s=scale: g * s, total)
         grads = scaled if grads is None else jax.tree.map(jnp.add, grads, scaled)
     return grads
