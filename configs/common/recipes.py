@@ -125,6 +125,52 @@ def adjust(align: float, drift: float, **changes) -> dict:
     return entries | changes
 
 
+def sentences(tau: float, **changes) -> dict:
+    """Contrast of sentences: `labse`, and of `dap` the ranking; in both directions."""
+    entries = dict(
+        stream="separate",
+        similarity="cosine",
+        pool="cls",
+        tau=tau,
+        learn_tau=False,
+        margin=0.0,
+        candidates="opposite",
+        directions="both",
+        reduction="mean",
+        mask_duplicates=False,
+        max_pairs=0,
+    )
+    return entries | changes
+
+
+def beside_mlm_and_tlm(**objectives) -> dict:
+    """Quickstart's entries, with objectives on separate pairs (stream `separate`) beside MLM and
+    TLM.
+    """
+    return dict(
+        data="data/quickstart",
+        init="",
+        steps=1500,
+        encoder=small(hidden=128, layers=2, heads=4, init_std=0.04),
+        streams=dict(
+            mono=mono(rows=2, row_length=128, alpha=0.7),
+            pair=pair(rows=16, row_length=128, alpha=0.7, swap=True),
+            separate=separate(rows=16, row_length=128, max_unit=64),
+        ),
+        objectives=dict(mlm=dict(weight=0.2, rate=0.3), tlm=dict(weight=1.0, rate=0.3))
+        | objectives,
+        optimizer=adamw(lr=5e-3, warmup_steps=100),
+        count_rows=512,
+        checkpoint_every=500,
+        evaluate=dict(
+            every=500,
+            at_start=True,
+            best="retrieval/accuracy/avg",
+            tasks=dict(heldout=dict(), retrieval=dict(candidates=200, rows=16, row_length=128)),
+        ),
+    )
+
+
 def _stream(rows: int, row_length: int) -> dict:
     """Return what all streams share; every entry stands here, so that flags can change it."""
     size = dict(rows=rows, row_length=row_length, max_unit=0)
@@ -148,7 +194,7 @@ def scores(objective: str, sets: tuple, name: str, **changes) -> dict:
 
 def adamw(lr: float, warmup_steps: int, **changes) -> dict:
     """AdamW as fairseq trains XLM-R: betas (0.9, 0.98), eps 1e-6, decay 0.01 but not on biases and
-    norms.
+    norms, nor on a learned temperature.
     """
     return (
         dict(
@@ -161,7 +207,7 @@ def adamw(lr: float, warmup_steps: int, **changes) -> dict:
             b2=0.98,
             eps=1e-6,
             clip_norm=1.0,
-            decay=((r"bias$|norm/scale$", 0.0), (r".*", 0.01)),
+            decay=((r"bias$|norm/scale$|log_scale$", 0.0), (r".*", 0.01)),
             lr_scale=(),
         )
         | changes
