@@ -29,10 +29,10 @@ def sentences_of(batch, row):
 
 
 def test_neighbours_are_joined_in_orders_of_their_own_for_each_side():
-    batch = rows_of("separate").rows(0, 8)
+    batch = rows_of("separate").rows(0, 32)
     mixed = jax.tree.map(np.asarray, mix({f: batch[f] for f in FIELDS}, jax.random.key(1)))
     orders, lone = set(), 0
-    for row in range(8):
+    for row in range(32):
         before, after = sentences_of(batch, row), sentences_of(mixed, row)
         assert len(after) == -(-len(before) // 2)
         for k, joined in enumerate(after):

@@ -95,7 +95,7 @@ def test_labse_is_the_cross_entropy_of_torch_over_sentences_encoded_alone(
     src, trg = (normalize(x) for x in firsts(alone, -1))
     sim, at = (src @ trg.T - 0.3 * torch.eye(len(src))) / 0.5, torch.arange(len(src))
     expected = cross_entropy(sim, at, reduction="sum") + cross_entropy(sim.T, at, reduction="sum")
-    assert loss.count == len(alone) > 8 and loss.metrics["over"].total == 0
+    assert loss.count == len(alone) > 5 and loss.metrics["over"].total == 0
     np.testing.assert_allclose(loss.total, float(expected), rtol=1e-5)
 
 
