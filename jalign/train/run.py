@@ -227,9 +227,9 @@ def _make_state(
         if start:
             params = place(start, shardings.params, lambda: nn.unbox(draw_boxed(key)))
             names = jax.eval_shape(copied_heads, params)
-            params |= jax.jit(copied_heads, out_shardings={n: shardings.params[n] for n in names})(
-                params
-            )
+            if names:
+                places = {name: shardings.params[name] for name in names}
+                params |= jax.jit(copied_heads, out_shardings=places)(params)
             # Without the parameters: handed through, jit would hold them twice.
             rest = jax.jit(
                 lambda params, frozen: complete(params, frozen).replace(params=None),
