@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from jalign.align.word_pairs import WordPairs, pick
 from jalign.types import Array, Loss, Mean
@@ -142,6 +143,8 @@ def info_nce(
     def block(anchors: Anchors, keys: list[Keys], scale: Array) -> Loss:
         positive_N = (anchors.vector_ND * anchors.positive_ND).sum(axis=1)
         logit_NM = jnp.concatenate([_compare(anchors.vector_ND, k.vector_MD) for k in keys], axis=1)
+        # each shard compares its anchors with all keys; left alone, XLA splits by keys and regroups
+        logit_NM = nn.with_logical_constraint(logit_NM, ("batch", None))
         candidate_NM = jnp.concatenate([_candidates(anchors, k, rule) for k in keys], axis=1)
         margin = scale * rule.margin
         return reduce_terms(

@@ -13,12 +13,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from jalign import config
 from jalign.errors import ConfigError
 from jalign.train.checkpoint import Checkpoints
 from jalign.train.loop import train
+from jalign.train.mesh import RULES
 from jalign.train.run import RunConfig, make_run
 from tests.tiny import write_tiny_dataset
 from tests.train import contrast_config
@@ -39,7 +41,7 @@ def run_of(data, mesh=(1, 1, 1), accumulate=1, workdir=None, **changes):
 
 def two_steps(run):
     """Return the losses of two steps, and the gradients' running mean after them."""
-    with jax.set_mesh(run.mesh):
+    with jax.set_mesh(run.mesh), nn.logical_axis_rules(RULES):
         state, outs = run.init_state(), []
         for i in range(2):
             state, out = run.step(state, run.put(run.source[i]), jax.random.key(3))
