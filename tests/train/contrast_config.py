@@ -19,9 +19,9 @@ def entries(data: Path) -> dict:
     )
     objectives = dict(
         mlm=dict(),
-        labse=dict(tau=0.1, candidates="union", mask_duplicates=True, learn_tau=True),
+        labse=dict(pool="mean", tau=0.1, candidates="union", mask_duplicates=True, learn_tau=True),
         infoxlm=dict(layer=1, queue=128, momentum=0.5),
-        dap=dict(weight=dict(ranking=1.0, translation=0.1), room=1.0, layers=1),
+        dap=dict(weight=dict(ranking=1.0, translation=0.1), room=1.0, layers=1, pool="mean"),
     )
     made = run_entries(
         data,
