@@ -131,6 +131,8 @@ class Encoder(NamedTuple):
     in the order of their numbers. `layouts`: of each stream; `languages`: in the order of the
     numbers in `lang`; `tokenizer_sha256`: what files of ids must be of. `accumulate`: microbatches
     of a step.
+    `top_queries(params, h, position)`: queries and keys of the last layer, from the states that
+    enter it.
     """
 
     module: nn.Module
@@ -144,6 +146,7 @@ class Encoder(NamedTuple):
     languages: tuple[str, ...] = ()
     tokenizer_sha256: str = ""
     accumulate: int = 1
+    top_queries: Callable[[Params, Array, Array], tuple[Array, Array]] | None = None
 
 
 class Result(NamedTuple):

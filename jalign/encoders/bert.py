@@ -22,6 +22,7 @@ from jalign.encoders._bert_names import hf_names as hf_names
 from jalign.encoders._bert_names import to_hf_config as to_hf_config
 from jalign.nn.attention import packed_attention
 from jalign.nn.layers import INIT_STD, Dense, LayerNorm, dropout, sharded
+from jalign.nn.packed import Order
 from jalign.types import Array
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -98,6 +99,10 @@ def flops_per_token(cfg: Config, mean_unit: float, masked_frac: float) -> float:
     return 6 * (dense + attention + head)
 
 
+def _qkv(cfg: Config, **options) -> Dense:
+    return Dense((3, cfg.hidden), ("embed", None, "heads"), DTYPES[cfg.dtype], **options)
+
+
 class Layer(nn.Module):
     """One Transformer layer: attention and MLP, each followed by residual and norm."""
 
@@ -110,9 +115,9 @@ class Layer(nn.Module):
         train = not self.deterministic and self.cfg.dropout > 0
         return dropout(x, self.cfg.dropout, self.make_rng("dropout") if train else None)
 
-    def _attend(self, h_ND: Array, unit_BL: Array) -> Array:
+    def _attend(self, h_ND: Array, unit_BL: Array, order: Order | None) -> Array:
         cfg, dtype = self.cfg, DTYPES[self.cfg.dtype]
-        qkv_NTF = Dense((3, cfg.hidden), ("embed", None, "heads"), dtype, name="qkv")(h_ND)
+        qkv_NTF = _qkv(cfg, name="qkv")(h_ND)
         shape = (*unit_BL.shape, cfg.heads, cfg.hidden // cfg.heads)
         q_BLHK, k_BLHK, v_BLHK = (qkv_NTF[:, i].reshape(shape) for i in range(3))
         train = not self.deterministic and cfg.attention_dropout > 0
@@ -122,6 +127,7 @@ class Layer(nn.Module):
             v_BLHK,
             unit_BL,
             max_unit=self.max_unit,
+            order=order,
             impl=cfg.attention,
             dropout_rate=cfg.attention_dropout if train else 0.0,
             dropout_key=self.make_rng("dropout") if train else None,
@@ -131,12 +137,14 @@ class Layer(nn.Module):
         )
 
     @nn.compact
-    def __call__(self, h_ND: Array, unit_BL: Array) -> tuple[Array, Array | None]:
+    def __call__(
+        self, h_ND: Array, unit_BL: Array, order: Order | None = None
+    ) -> tuple[Array, Array | None]:
         """Return the new hidden states, and again as what the scan collects."""
         cfg, dtype = self.cfg, DTYPES[self.cfg.dtype]
         h_ND = nn.with_logical_constraint(h_ND, ("batch", None))
         h_ND = LayerNorm(cfg.layer_norm_eps, dtype, name="attention_norm")(
-            h_ND + self._drop(self._attend(h_ND, unit_BL))
+            h_ND + self._drop(self._attend(h_ND, unit_BL, order))
         )
         m_NF = Dense((cfg.mlp,), ("embed", "mlp"), dtype, name="mlp_in")(h_ND)
         m_NF = nn.gelu(m_NF, approximate=False)
@@ -213,12 +221,14 @@ class Bert(nn.Module):
         *,
         type_BL: Array | None = None,
         max_unit: int | None = None,
+        order: Order | None = None,
         deterministic: bool = True,
         all_layers: bool = False,
         states_BLD: Array | None = None,
     ) -> Array:
         """Return the last layer's states [B, L, D], or with `all_layers` [1 + layers, B, L, D],
-        embeddings first. With `states_BLD` the layers start from these, not from the embeddings.
+        embeddings first. `order` hides slots inside the units. With `states_BLD` the layers start
+        from these, not from the embeddings.
         """
         cfg = self.cfg
         if states_BLD is None:
@@ -236,7 +246,7 @@ class Bert(nn.Module):
             metadata_params={nn.PARTITION_NAME: None},
         )
         last_ND, all_YND = stack(cfg, max_unit, deterministic, all_layers, name="layers")(
-            h_ND, unit_BL
+            h_ND, unit_BL, order
         )
         if not all_layers:
             return last_ND.reshape(*ids_BL.shape, cfg.hidden)
@@ -294,6 +304,20 @@ def first_layers(cfg: Config, params: Mapping[str, Any], num: int) -> tuple[Conf
         return cfg, dict(params)
     layers = jax.tree.map(lambda x: x[:num], params["layers"])
     return replace(cfg, layers=num), {**params, "layers": layers}
+
+
+def top_queries(
+    cfg: Config, params: Mapping[str, Any], h_BLD: Array, position_BL: Array
+) -> tuple[Array, Array]:
+    """Return queries and keys [B, L, H, K] of the last layer, from the states that enter it (those
+    of `first_layers`): its attention without the rest of it.
+    """
+    del position_BL
+    top = jax.tree.map(lambda x: x[-1], params["layers"]["qkv"])
+    qkv_BLTF = _qkv(cfg).apply({"params": top}, h_BLD)
+    shape = (*h_BLD.shape[:2], 3, cfg.heads, cfg.hidden // cfg.heads)
+    qkv_BLTHK = qkv_BLTF.reshape(shape)
+    return qkv_BLTHK[:, :, 0], qkv_BLTHK[:, :, 1]
 
 
 def last_layers(cfg: Config, params: Mapping[str, Any], num: int) -> tuple[Config, dict[str, Any]]:

@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jalign.encoders._modernbert_cut import first_layers as first_layers
+from jalign.encoders._modernbert_cut import top_queries as top_queries
 from jalign.encoders._modernbert_names import ARCHITECTURES as ARCHITECTURES
 from jalign.encoders._modernbert_names import config_entries
 from jalign.encoders._modernbert_names import hf_copies as hf_copies
@@ -28,6 +30,7 @@ from jalign.encoders._modernbert_names import to_hf_config as to_hf_config
 from jalign.errors import ConfigError
 from jalign.nn.attention import packed_attention
 from jalign.nn.layers import INIT_STD, Dense, LayerNorm, dropout, sharded
+from jalign.nn.packed import Order
 from jalign.nn.rope import turn, turns
 from jalign.types import Array
 
@@ -156,8 +159,10 @@ class Layer(nn.Module):
     def _dense(self, name: str, x: Array, out: tuple[int, ...], *axes: str | None) -> Array:
         return Dense(out, axes, DTYPES[self.cfg.dtype], use_bias=False, name=name)(x)
 
-    def _attend(self, h_ND: Array, unit_BL: Array, turns_2BLK: Array) -> Array:
+    def _attend(self, h_ND: Array, unit_BL: Array, turns_2BLK: Array, order: Order | None) -> Array:
         cfg = self.cfg
+        if self.is_local and order is not None:
+            order = order.with_self()  # all else that it sees may lie outside the window
         qkv_NTF = self._dense("qkv", h_ND, (3, cfg.hidden), "embed", None, "heads")
         qkv_BLTHK = qkv_NTF.reshape(*unit_BL.shape, 3, cfg.heads, cfg.hidden // cfg.heads)
         qk_BLTHK = turn(qkv_BLTHK[:, :, :2], turns_2BLK)
@@ -169,6 +174,7 @@ class Layer(nn.Module):
             unit_BL,
             max_unit=self.max_unit,
             window=cfg.window if self.is_local else None,
+            order=order,
             impl=cfg.attention,
             dropout_rate=cfg.attention_dropout if train else 0.0,
             dropout_key=self.make_rng("dropout") if train else None,
@@ -178,12 +184,14 @@ class Layer(nn.Module):
         return self._drop(out_ND, cfg.attention_dropout)
 
     @nn.compact
-    def __call__(self, h_ND: Array, unit_BL: Array, turns_2BLK: Array) -> Array:
+    def __call__(
+        self, h_ND: Array, unit_BL: Array, turns_2BLK: Array, order: Order | None = None
+    ) -> Array:
         """Return the new hidden states."""
         cfg = self.cfg
         h_ND = nn.with_logical_constraint(h_ND, ("batch", None))
         normed_ND = h_ND if self.first else self._norm("attention_norm", h_ND)
-        h_ND += self._attend(normed_ND, unit_BL, turns_2BLK)
+        h_ND += self._attend(normed_ND, unit_BL, turns_2BLK, order)
         m_NTF = self._norm("mlp_norm", h_ND)
         m_NTF = self._dense("mlp_in", m_NTF, (2, cfg.mlp), "embed", None, "mlp")
         m_NF = nn.gelu(m_NTF[:, 0], approximate=False) * m_NTF[:, 1]
@@ -201,7 +209,12 @@ class Period(nn.Module):
 
     @nn.compact
     def __call__(
-        self, h_ND: Array, unit_BL: Array, local_2BLK: Array, global_2BLK: Array
+        self,
+        h_ND: Array,
+        unit_BL: Array,
+        local_2BLK: Array,
+        global_2BLK: Array,
+        order: Order | None = None,
     ) -> tuple[Array, Array | None]:
         """Return the new hidden states, and those of every layer as what the scan collects."""
         cfg = self.cfg
@@ -211,7 +224,7 @@ class Period(nn.Module):
         for name in names:
             is_local = name != "global"
             h_ND = layer(cfg, is_local, self.max_unit, self.deterministic, name=name)(
-                h_ND, unit_BL, local_2BLK if is_local else global_2BLK
+                h_ND, unit_BL, local_2BLK if is_local else global_2BLK, order
             )
             all_ND.append(h_ND)
         return h_ND, jnp.stack(all_ND) if self.collect else None
@@ -266,17 +279,19 @@ class ModernBert(nn.Module):
         *,
         type_BL: Array | None = None,
         max_unit: int | None = None,
+        order: Order | None = None,
         deterministic: bool = True,
         all_layers: bool = False,
     ) -> Array:
         """Return the last states [B, L, D], or with `all_layers` [1 + layers, B, L, D], embeddings
-        first; only the last of these went through the final norm. There are no types: `type_BL` is
-        not read.
+        first; only the last of these went through the final norm. `order` hides slots inside the
+        units; local layers always show a slot itself. There are no types: `type_BL` is not read.
         """
         del type_BL
         cfg = self.cfg
         h_ND = self.embed(ids_BL, deterministic=deterministic)
-        h_ND, all_YND = self._run(h_ND, position_BL, unit_BL, max_unit, deterministic, all_layers)
+        options = (max_unit, order, deterministic, all_layers)
+        h_ND, all_YND = self._run(h_ND, position_BL, unit_BL, *options)
         if cfg.final_norm:
             h_ND = self.final_norm(h_ND)
         if not all_layers:
@@ -284,7 +299,7 @@ class ModernBert(nn.Module):
         states_YND = jnp.concatenate(all_YND).at[-1].set(h_ND)
         return states_YND.reshape(-1, *ids_BL.shape, cfg.hidden)
 
-    def _run(self, h_ND, position_BL, unit_BL, max_unit, deterministic, all_layers):
+    def _run(self, h_ND, position_BL, unit_BL, max_unit, order, deterministic, all_layers):
         """Run the layers: the last states, and those after every layer in pieces [Y, N, D]."""
         cfg = self.cfg
         local_2BLK, global_2BLK = (
@@ -295,7 +310,7 @@ class ModernBert(nn.Module):
         all_YND = [h_ND[None]]
         if cfg.layers:
             first = layer(cfg, False, max_unit, deterministic, first=True, name="first")
-            h_ND = first(h_ND, unit_BL, global_2BLK)
+            h_ND = first(h_ND, unit_BL, global_2BLK, order)
             all_YND.append(h_ND[None])
         if cfg.periods:
             stack = nn.scan(
@@ -308,12 +323,12 @@ class ModernBert(nn.Module):
                 metadata_params={nn.PARTITION_NAME: None},
             )
             h_ND, states = stack(cfg, max_unit, deterministic, all_layers, name="periods")(
-                h_ND, unit_BL, local_2BLK, global_2BLK
+                h_ND, unit_BL, local_2BLK, global_2BLK, order
             )
             all_YND += [states.reshape(-1, *h_ND.shape)] if all_layers else []
         for i in range(1, cfg.tail + 1):
             tail = layer(cfg, True, max_unit, deterministic, name=f"tail_{i}")
-            h_ND = tail(h_ND, unit_BL, local_2BLK)
+            h_ND = tail(h_ND, unit_BL, local_2BLK, order)
             all_YND.append(h_ND[None])
         return h_ND, all_YND
 
@@ -357,27 +372,6 @@ def init_params(module: ModernBert, key: jax.Array):
 def with_output_bias(params, bias_V: Array):
     """Return the parameters with the output bias set to `bias_V` (see `RunConfig.count_rows`)."""
     return params | {"head_bias": bias_V}
-
-
-def first_layers(cfg: Config, params: Mapping[str, Any], num: int) -> tuple[Config, dict[str, Any]]:
-    """Return the encoder that ends after layer `num`, and its parameters: what lies above is not
-    computed. Its states are those of `all_layers`: before the last layer, not normalised.
-    """
-    if num >= cfg.layers:
-        return cfg, dict(params)
-    cut = replace(cfg, layers=num, final_norm=False)
-    dropped = {"final_norm", "periods", *(f"tail_{i}" for i in range(1, cfg.tail + 1))}
-    dropped |= set() if num else {"first"}
-    kept = {name: x for name, x in params.items() if name not in dropped}
-    if cut.periods:
-        kept["periods"] = jax.tree.map(lambda x: x[: cut.periods], params["periods"])
-    for i in range(1, cut.tail + 1):
-        if cut.periods == cfg.periods:
-            kept[f"tail_{i}"] = params[f"tail_{i}"]
-        else:  # it was in a period
-            local = params["periods"][f"local_{i}"]
-            kept[f"tail_{i}"] = jax.tree.map(lambda x: x[cut.periods], local)
-    return cut, kept
 
 
 def default_model_type(cfg: Config) -> str:

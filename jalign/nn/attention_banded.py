@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jalign.nn.dropout import keep_factor
+from jalign.nn.packed import Order
 from jalign.types import Array, Key
 
 BIG_NEGATIVE = -1e30  # finite, as in attention.py
@@ -51,14 +52,15 @@ def banded_attention(
     *,
     max_unit: int | None = None,
     window: int | None = None,
+    order: Order | None = None,
     block: int | None = None,
     dropout_rate: float = 0.0,
     dropout_key: Key | None = None,
 ) -> Array:
     """Return attention inside units as [B, L, H, K]; `block` queries at a time.
 
-    `max_unit` None means that a unit may fill the row, `window` None that a slot sees all of its
-    unit.
+    `max_unit` None means that a unit may fill the row, `window` and `order` None that a slot sees
+    all of its unit.
     """
     length = q_BLHK.shape[1]
     block = block or block_slots(length, max_unit, window)
@@ -69,7 +71,7 @@ def banded_attention(
     reach = reach_slots(length, max_unit, window)
     windowed = reach < reach_slots(length, max_unit)
     cut = _Cut(block, reach, windowed, dropout_rate if dropout_key is not None else 0.0)
-    out_BHLK = _attend(q_BHLK, k_BHLK, v_BHLK, unit_BL, dropout_key, cut)
+    out_BHLK = _attend(q_BHLK, k_BHLK, v_BHLK, unit_BL, order, dropout_key, cut)
     return out_BHLK.transpose(0, 2, 1, 3)
 
 
@@ -103,12 +105,12 @@ def _dropped(x_BHCM: Array, key: Key | None, start: int, cut: _Cut) -> Array:
     return (x_BHCM * factor).astype(x_BHCM.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _attend(q_BHLK, k_BHLK, v_BHLK, unit_BL, key, cut):
-    return _forward(q_BHLK, k_BHLK, v_BHLK, unit_BL, key, cut)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
+def _attend(q_BHLK, k_BHLK, v_BHLK, unit_BL, order, key, cut):
+    return _forward(q_BHLK, k_BHLK, v_BHLK, unit_BL, order, key, cut)[0]
 
 
-def _forward(q_BHLK, k_BHLK, v_BHLK, unit_BL, key, cut):
+def _forward(q_BHLK, k_BHLK, v_BHLK, unit_BL, order, key, cut):
     outs, probs = [], []
     for start, stop, first, last in _spans(q_BHLK.shape[2], cut.block, cut.reach):
         q_BHCK, k_BHMK = q_BHLK[:, :, start:stop], k_BHLK[:, :, first:last]
@@ -117,6 +119,8 @@ def _forward(q_BHLK, k_BHLK, v_BHLK, unit_BL, key, cut):
         if cut.windowed:
             away_CM = jnp.arange(start, stop)[:, None] - jnp.arange(first, last)
             seen_BCM &= jnp.abs(away_CM) <= cut.reach
+        if order is not None:
+            seen_BCM &= order.key_BL[:, None, first:last] < order.query_BL[:, start:stop, None]
         sim_BHCM += jnp.where(seen_BCM, 0.0, BIG_NEGATIVE)[:, None]
         prob_BHCM = jax.nn.softmax(sim_BHCM).astype(v_BHLK.dtype)  # f32 inside
         probs.append(prob_BHCM)
@@ -152,7 +156,7 @@ def _backward(cut, saved, g_BHLK):
         dv_BHKL = dv_BHKL.at[..., theirs].add(dv_BHKM)
     dq_BHLK = jnp.concatenate(dqs, axis=2).astype(q_BHLK.dtype)
     dk_BHLK = dk_BHKL.swapaxes(2, 3).astype(k_BHLK.dtype)
-    return dq_BHLK, dk_BHLK, dv_BHKL.swapaxes(2, 3).astype(v_BHLK.dtype), None, None
+    return dq_BHLK, dk_BHLK, dv_BHKL.swapaxes(2, 3).astype(v_BHLK.dtype), None, None, None
 
 
 def _product(form: str, x: Array, y: Array) -> Array:

@@ -9,12 +9,17 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from jalign.nn.attention_banded import reach_slots
+from jalign.nn.packed import Order
 from jalign.types import Array
 
 
-def seen_pairs(unit_BL: Array, window: int | None = None) -> Array:
-    """Return which slot [B, L, ...] sees which [..., L]: its own unit, at most `window` away."""
+def seen_pairs(unit_BL: Array, window: int | None = None, order: Order | None = None) -> Array:
+    """Return which slot [B, L, ...] sees which [..., L]: its own unit, at most `window` away, in
+    `order`.
+    """
     seen_BLL = unit_BL[:, :, None] == unit_BL[:, None, :]
+    if order is not None:
+        seen_BLL &= order.seen()
     if window is None:
         return seen_BLL
     slot_L = jnp.arange(unit_BL.shape[1])
@@ -22,13 +27,19 @@ def seen_pairs(unit_BL: Array, window: int | None = None) -> Array:
 
 
 def cudnn_attention(
-    q_BLHK: Array, k_BLHK: Array, v_BLHK: Array, unit_BL: Array, *, window: int | None = None
+    q_BLHK: Array,
+    k_BLHK: Array,
+    v_BLHK: Array,
+    unit_BL: Array,
+    *,
+    window: int | None = None,
+    order: Order | None = None,
 ) -> Array:
     """Return attention inside units, by cuDNN (bfloat16 or float16, head size up to 128).
 
     The window is in the mask: cuDNN's own looks to the left only.
     """
-    seen_B1LL = seen_pairs(unit_BL, window)[:, None]
+    seen_B1LL = seen_pairs(unit_BL, window, order)[:, None]
     return jax.nn.dot_product_attention(
         q_BLHK, k_BLHK, v_BLHK, mask=seen_B1LL, implementation="cudnn"
     )

@@ -2,9 +2,38 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 
 from jalign.types import Array, Batch
+
+
+class Order(NamedTuple):
+    """Who sees whom inside a unit: slot i sees slot j only where `key_BL[j] < query_BL[i]`."""
+
+    key_BL: Array
+    query_BL: Array
+
+    def seen(self) -> Array:
+        """Return which slot [B, L, ...] may see which [..., L]."""
+        return self.key_BL[:, None, :] < self.query_BL[:, :, None]
+
+    def with_self(self) -> Order:
+        """Let every slot see itself, too."""
+        return self._replace(query_BL=jnp.maximum(self.query_BL, self.key_BL + 1))
+
+
+def reading_order(reads_BL: Array) -> Order:
+    """Let the slots of `reads_BL` (bool) see the others of their unit and, of their own kind, those
+    before them; let the others see each other.
+
+    A slot that reads does not see itself. A unit needs a slot that does not read.
+    """
+    slot_L = jnp.arange(reads_BL.shape[1], dtype=jnp.int32)
+    # Who does not read is level 0, which level 1 and more see; who reads is its slot + 1.
+    key_BL = jnp.where(reads_BL, slot_L + 1, 0)
+    return Order(key_BL, jnp.maximum(key_BL, 1))
 
 
 def unit_ids(batch: Batch) -> Array:

@@ -51,6 +51,9 @@ def make_encoder(
         cut, params = family.first_layers(encoder_cfg, params, num)
         return family.make(cut), params
 
+    def top_queries(params, h_BLD, position_BL):
+        return family.top_queries(encoder_cfg, params, h_BLD, position_BL)
+
     def last_layers(params, num: int):
         cut, params = family.last_layers(encoder_cfg, params, num)
         return family.make(cut), params
@@ -67,6 +70,7 @@ def make_encoder(
         tuple(manifest.languages),
         tokenizer.sha256,
         cfg.accumulate,
+        top_queries=top_queries,
     )
     return encoder, encoder_cfg
 

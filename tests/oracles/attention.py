@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 
-def packed_attention(q_BLHK, k_BLHK, v_BLHK, unit_BL, g_BLHK, window=None):
-    """Return the output, and the gradients of sum(g * output) for q, k and v."""
+def packed_attention(q_BLHK, k_BLHK, v_BLHK, unit_BL, g_BLHK, window=None, may_BLL=None):
+    """Return the output, and the gradients of sum(g * output) for q, k and v; `may_BLL` says which
+    slot may see which at all.
+    """
     q, k, v, g = (np.asarray(x, np.float64) for x in (q_BLHK, k_BLHK, v_BLHK, g_BLHK))
     out, dq, dk, dv = (np.zeros_like(q) for _ in range(4))
     rows, length, heads, size = q.shape
@@ -16,6 +18,8 @@ def packed_attention(q_BLHK, k_BLHK, v_BLHK, unit_BL, g_BLHK, window=None):
                 seen = [j for j in range(length) if unit_BL[b, j] == unit_BL[b, i]]
                 if window is not None:
                     seen = [j for j in seen if abs(i - j) <= window]
+                if may_BLL is not None:
+                    seen = [j for j in seen if may_BLL[b, i, j]]
                 sim = k[b, seen, h] @ q[b, i, h] / np.sqrt(size)
                 prob = np.exp(sim - sim.max())
                 prob /= prob.sum()
