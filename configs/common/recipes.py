@@ -106,6 +106,12 @@ def separate(rows: int, row_length: int, **changes) -> dict:
     return pair(rows, row_length) | dict(layout="separate") | changes
 
 
+def thesaurus(files: tuple = (), **changes) -> dict:
+    """Word links of bilingual dictionaries, SRC-TRG=PATH each, for a stream of pairs."""
+    entries = dict(files=tuple(files), lemmas=(), skip_frequent=100, max_links=32, identical=False)
+    return dict(thesaurus=entries | changes)
+
+
 def adjust(align: float, drift: float, **changes) -> dict:
     """Objective `adjust` as Efimov et al. 2022 released it, with a lexicon's links."""
     entries = dict(

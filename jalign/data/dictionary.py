@@ -301,6 +301,11 @@ def _key(words: Sequence[str]) -> str:
     return " ".join(map(_bare, words))
 
 
+def word_key(word: str) -> str:
+    """Return what a word is compared by: case folded, without punctuation at its ends."""
+    return _bare(word)
+
+
 @lru_cache(1 << 16)
 def _bare(word: str) -> str:
     word = unicodedata.normalize("NFC", word).casefold()

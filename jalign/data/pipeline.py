@@ -25,6 +25,7 @@ from jalign.data.records import Manifest, open_source
 from jalign.data.rows import Layout, Part, RowSource, Specials
 from jalign.data.shuffle import make_key
 from jalign.data.tasks.rows import TaskData, make_task_rows
+from jalign.data.thesaurus import ThesaurusConfig, open_thesaurus
 from jalign.data.tokenizer import Tokenizer
 from jalign.errors import ConfigError
 
@@ -39,8 +40,8 @@ class StreamConfig:
     `sources`: names from the manifest, empty for all. `pair_sides`: a single-text stream also reads
     each side of the pairs as text. `alpha`: temperature exponent over languages or pairs. `rows`:
     rows of the global batch. `lexicons`: folder of `jalign lexicon`, `links`: folder of Pharaoh
-    files, one of which gives pairs word links. `task`: labelled files, which such a stream reads in
-    place of the dataset's sources.
+    files, `thesaurus`: dictionaries, one of which gives pairs word links. `task`: labelled files,
+    which such a stream reads in place of the dataset's sources.
     """
 
     layout: str
@@ -53,6 +54,7 @@ class StreamConfig:
     swap: bool = False
     lexicons: str = ""
     links: str = ""
+    thesaurus: ThesaurusConfig = ThesaurusConfig()
     task: TaskData = TaskData()
 
     def __post_init__(self) -> None:
@@ -60,10 +62,14 @@ class StreamConfig:
         idle = [n for n in ("sources", "swap", "lexicons", "links") if getattr(self, n)]
         if self.task.format and idle:
             raise ValueError(f"{', '.join(idle)}: not for a stream of labelled files (task.format)")
-        if self.lexicons and self.links:
-            raise ValueError("lexicons and links both give word links: set one of them only")
-        if (self.lexicons or self.links) and self.layout == "single":
-            raise ValueError("layout 'single' has no pairs to link: remove lexicons and links")
+        linkers = [n for n in ("lexicons", "links") if getattr(self, n)]
+        linkers += ["thesaurus.files"] * bool(self.thesaurus.files)
+        if len(linkers) > 1:
+            raise ValueError(f"{' and '.join(linkers)} both give word links: set one of them only")
+        if linkers and (self.layout == "single" or self.task.format):
+            raise ValueError(
+                f"layout {self.layout!r} has no pairs to link: remove {', '.join(linkers)}"
+            )
 
 
 def make_stream(
@@ -100,7 +106,7 @@ def make_stream(
             f"{list(cfg.sources) or 'all'}; {manifest.folder} has {have}. Set "
             f"config.streams.{name}.sources, or prepare a dataset that has them."
         )
-    linker = _make_linker(manifest, cfg, split) if cfg.lexicons or cfg.links else None
+    linker = _make_linker(manifest, name, cfg, split, tokenizer)
     return RowSource(parts, layout, specials, linker=linker, **plan)
 
 
@@ -125,11 +131,19 @@ def _task_rows(
         raise ConfigError(f"config.streams.{name}: {error}") from error
 
 
-def _make_linker(manifest: Manifest, cfg: StreamConfig, split: str) -> Linker | None:
+def _make_linker(
+    manifest: Manifest, name: str, cfg: StreamConfig, split: str, tokenizer: Tokenizer | None
+) -> Linker | None:
+    if not (cfg.lexicons or cfg.links or cfg.thesaurus.files):
+        return None
     sources = list(_chosen(manifest, cfg, "pair", split))
     if cfg.lexicons:
         names = [s.name for s in sources]
         return lexicon_links(open_lexicons(cfg.lexicons, names, manifest.tokenizer_sha256))
+    if cfg.thesaurus.files:
+        if tokenizer is None:
+            raise ValueError(f"stream {name!r} has dictionaries: make_stream needs the tokenizer")
+        return open_thesaurus(cfg.thesaurus, manifest, sources, tokenizer)
     if split != "train":
         return None  # the files say nothing of held-out pairs
     counts = {s.name: len(s.sides[0].offsets) - 1 for s in sources}

@@ -164,6 +164,7 @@ class RowSource:
             )
         self.layout, self.specials, self.seed, self.linker = layout, specials, seed, linker
         self.fields = (*FIELDS, "row", *(LINK_FIELDS if linker else ()))
+        self.counts = dict(getattr(linker, "counts", {}))
         self.shares = _shares(self.index, alpha)
         sizes = [i.size for i in self.index]
         self.packed: PackedRows | PackedOnce

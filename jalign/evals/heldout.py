@@ -47,6 +47,7 @@ def make(cfg: Config, setting: EvalSetting) -> Callable[[Params], Iterator[Resul
             replace(stream, swap=False),
             split="heldout",
             once=True,
+            tokenizer=setting.tokenizer,
         )
         for name, stream in setting.streams.items()
         if name in read
