@@ -4,23 +4,25 @@ number of microbatches, and all four losses learn.
 
 from __future__ import annotations
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
 
 from jalign import config
 from jalign.train.run import RunConfig, make_run
-from tests.tiny import run_entries, write_tiny_dataset
+from tests.tiny import WORDS, run_entries, write_tiny_dataset
 
 LOSSES = ("amber.wa", "amber.sa", "veco2.s2s", "veco2.t2t")
-WORDS = "house Haus\nhouse дом\nthe der\nthe das\ncat кот\nin im\nbig grande\nbed lit\nhouse maison"
+NEXT = "\n".join(" ".join(pair) for pair in itertools.pairwise(dict.fromkeys(WORDS)))
 STEPS = 30
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = write_tiny_dataset(tmp_path_factory.mktemp("alignment") / "data")
-    (folder.parent / "words.txt").write_text(WORDS, encoding="utf-8")
+    (folder.parent / "words.txt").write_text(NEXT, encoding="utf-8")
     return folder
 
 
@@ -60,7 +62,7 @@ def test_all_four_losses_learn(one_device):
     for name in LOSSES:
         losses = [out[1][name] for out in one_device[0]]
         means = [float(x.total / x.count) for x in losses]
-        assert np.isfinite(means).all() and losses[0].count > 8
+        assert np.isfinite(means).all() and losses[0].count > 4
         assert np.mean(means[-4:]) < 0.97 * np.mean(means[:4]), name
 
 
