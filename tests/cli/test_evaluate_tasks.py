@@ -169,5 +169,5 @@ def test_the_task_is_known_before_the_flags_are_parsed():
     assert asked_task(["--model=m", "--task=qa"]) == "qa"
     assert asked_task(["--task", "bucc"]) == "bucc" and asked_task(["--gold=x"]) == ""
     assert set(OTHERS) >= {"tagging", "classification", "qa", "retrieval", "bucc", "distances"}
-    with pytest.raises(UserError, match="should be one of <word_alignment.tagging.*distances>"):
+    with pytest.raises(UserError, match="one of <word_alignment.tagging.*embedding_alignment>"):
         main(["--task=parsing"])
