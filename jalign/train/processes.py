@@ -48,15 +48,15 @@ class Place:
         return host.strip("[]"), int(port)
 
 
-def find_place(environ: Mapping[str, str] = os.environ, timeout_s: int = 300) -> Place:
+def find_place(timeout_s: int = 300) -> Place:
     """Read the place from the environment; `timeout_s` bounds the wait for the coordinator's name.
 
     Raises: ConfigError where variables are missing or contradict each other.
     """
-    if any(environ.get(name) for name in OURS):
-        place = _from_ours(environ)
+    if any(os.environ.get(name) for name in OURS):
+        place = _from_ours(os.environ)
     else:
-        place = _from_scheduler(environ, timeout_s)
+        place = _from_scheduler(os.environ, timeout_s)
     if not 0 <= place.process_id < place.num_processes:
         raise ConfigError(
             f"process {place.process_id} of {place.num_processes} ({place.scheduler}): processes "
