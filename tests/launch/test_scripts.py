@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 # Starts the command once per task, with the variables that a Slurm step has.
 SRUN = """#!/usr/bin/env bash
 echo "$*" >>"$CLOUD/calls"
-shift  # --kill-on-bad-exit=1
+while [[ $1 == --* ]]; do shift; done
 export SLURM_NTASKS=$TASKS SLURM_STEP_TASKS_PER_NODE=$TASKS
 export SLURM_STEP_NODELIST=localhost SLURM_STEP_NUM_NODES=1 SLURM_NODEID=0
 pids=() worst=0
