@@ -148,13 +148,15 @@ def test_local_starts_numbered_processes_and_ends_all_when_one_fails(cluster, tm
     python = write_script(
         tmp_path / "python",
         "#!/usr/bin/env bash\n"
+        # one saves when it is told that another has failed, one hangs in a collective
+        "trap '' TERM\n"
+        "[[ $JALIGN_PROCESS_ID != 2 ]] || trap 'touch \"$CLOUD/saved\"; exit 143' TERM\n"
         'here="$JALIGN_PROCESS_ID of $JALIGN_NUM_PROCESSES at $JALIGN_COORDINATOR"\n'
         'echo "$here: $*" >>"$CLOUD/ran"\n'
         "if [[ $JALIGN_PROCESS_ID == 1 ]]; then\n"
         '  while (($(wc -l <"$CLOUD/ran") < 3)); do sleep 0.1; done\n'
         "  exit 3\n"
         "fi\n"
-        "trap '' TERM\n"
         "while :; do sleep 0.1; done\n",
     )
     done = cluster(
@@ -166,6 +168,7 @@ def test_local_starts_numbered_processes_and_ends_all_when_one_fails(cluster, tm
     )
     assert done.returncode == 3
     assert "process 1 ended with exit code 3" in done.stderr and "killed" in done.stderr
+    assert (tmp_path / "saved").exists()
     assert sorted((tmp_path / "ran").read_text().splitlines()) == [
         f"{i} of 3 at localhost:1234: -m jalign pretrain --distributed --workdir=x"
         for i in range(3)
