@@ -70,6 +70,7 @@ def test_a_place_that_cannot_be_written_is_an_error_of_the_user(tmp_path):
         WorkdirLock(tmp_path / "file/run").__enter__()
 
 
+@pytest.mark.slow
 def test_a_run_takes_the_lock_before_it_touches_anything(tmp_path, other, monkeypatch):
     data = write_tiny_dataset(tmp_path / "data", 60)
     cfg = config.build(RunConfig, run_entries(data, steps=2))
