@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -41,22 +42,18 @@ def set_up_jax(distributed: bool = False) -> None:
         Path.home() / ".cache" / "jalign" / "compiled"
     )
     jax.config.update("jax_compilation_cache_dir", cache)
-    if not distributed:
-        return
-    env = os.environ
-    if "JALIGN_COORDINATOR" in env:
-        jax.distributed.initialize(
-            env["JALIGN_COORDINATOR"],
-            int(env["JALIGN_NUM_PROCESSES"]),
-            int(env["JALIGN_PROCESS_ID"]),
-        )
-    else:
-        jax.distributed.initialize()
+    if distributed:
+        from jalign.train.processes import find_place, start
+
+        start(find_place())
 
 
 def train_in(workdir: Path, cfg: Any) -> int:
     """Train the run that a `RunConfig` describes; return the exit code."""
+    import jax
+
     from jalign.data.records import ManifestError
+    from jalign.train.lock import WorkdirLock
     from jalign.train.loop import train
     from jalign.train.run import make_run
 
@@ -64,4 +61,5 @@ def train_in(workdir: Path, cfg: Any) -> int:
         run = make_run(cfg, workdir=workdir)
     except ManifestError as error:
         raise ConfigError(str(error)) from error
-    return train(run, workdir)
+    with WorkdirLock(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+        return train(run, workdir)

@@ -165,10 +165,10 @@ def test_a_named_model_is_the_frozen_copy(data, original):
 
 
 def test_the_loop_starts_with_a_named_frozen_model(data, original, tmp_path):
-    run = run_of(data, steps=1, adjust=dict(frozen=str(original)), workdir=tmp_path / "run")
+    run = run_of(data, steps=3, adjust=dict(frozen=str(original)), workdir=tmp_path / "run")
     assert train(run, tmp_path / "run") == 0
     checkpoints = Checkpoints(tmp_path / "run", 3)
-    frozen = checkpoints.restore(1, run.abstract).aux["adjust"]["frozen"]["encoder"]
+    frozen = checkpoints.restore(3, run.abstract).aux["adjust"]["frozen"]["encoder"]
     checkpoints.close()
     theirs = flatten_dict(read_pretrained(original).params)
     for name, value in flatten_dict(frozen).items():
