@@ -16,7 +16,7 @@ from tests.tiny import WORDS, run_entries, write_tiny_dataset
 
 LOSSES = ("amber.wa", "amber.sa", "veco2.s2s", "veco2.t2t")
 NEXT = "\n".join(" ".join(pair) for pair in itertools.pairwise(dict.fromkeys(WORDS)))
-STEPS = 30
+STEPS = 60
 
 
 @pytest.fixture(scope="module")

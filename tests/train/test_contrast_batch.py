@@ -58,8 +58,9 @@ def assert_same(found, expected):
     for (mine, _), (theirs, _) in zip(found[0], expected[0], strict=True):
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), mine, theirs)
     for name, theirs in expected[1].items():
-        scale = np.abs(theirs).max()
-        np.testing.assert_allclose(found[1][name], theirs, atol=1e-5 * scale, err_msg=name)
+        # over the whole tensor: an entry is a difference of many terms, each with its own rounding
+        distance = np.linalg.norm(found[1][name] - theirs)
+        assert distance <= 1e-5 * np.linalg.norm(theirs), (name, distance)
 
 
 def test_every_objective_contrasts_and_reports(big_batch):
@@ -71,8 +72,15 @@ def test_every_objective_contrasts_and_reports(big_batch):
     assert 0 < metrics["infoxlm/filled"].total < metrics["infoxlm/filled"].count
 
 
-FAST = [((8, 1, 1), 1), ((2, 2, 2), 2)]
-SLOW = [((1, 1, 1), 4), ((4, 2, 1), 1), ((2, 2, 2), 1), ((8, 1, 1), 2), ((4, 2, 1), 2)]
+FAST = [((2, 2, 2), 2)]
+SLOW = [
+    ((8, 1, 1), 1),
+    ((1, 1, 1), 4),
+    ((4, 2, 1), 1),
+    ((2, 2, 2), 1),
+    ((8, 1, 1), 2),
+    ((4, 2, 1), 2),
+]
 
 
 @pytest.mark.parametrize(
