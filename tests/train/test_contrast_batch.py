@@ -98,6 +98,7 @@ def test_every_mesh_and_split_gives_the_losses_and_gradients_of_the_big_batch(
         assert copy.sharding.spec == params[name].sharding.spec
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_losses_of_the_big_batch(data, big_batch, tmp_path):
     with socket.socket() as s:
         s.bind(("localhost", 0))
