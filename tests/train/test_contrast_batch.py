@@ -72,8 +72,8 @@ def test_every_objective_contrasts_and_reports(big_batch):
     assert 0 < metrics["infoxlm/filled"].total < metrics["infoxlm/filled"].count
 
 
-FAST = [((2, 2, 2), 2)]
-SLOW = [
+CASES = [
+    ((2, 2, 2), 2),
     ((8, 1, 1), 1),
     ((1, 1, 1), 4),
     ((4, 2, 1), 1),
@@ -83,9 +83,8 @@ SLOW = [
 ]
 
 
-@pytest.mark.parametrize(
-    "mesh, accumulate", [*FAST, *(pytest.param(*s, marks=pytest.mark.slow) for s in SLOW)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh, accumulate", CASES)
 def test_every_mesh_and_split_gives_the_losses_and_gradients_of_the_big_batch(
     data, big_batch, mesh, accumulate
 ):
