@@ -1,21 +1,24 @@
 """Report a study: one table, one picture, and which findings of the paper are confirmed.
 
-In: `--study` and `--input`, the folder that launch/adjust_study.sh or launch/align_mlm_study.sh
-fills. Out: the table on standard output, and study.md, study.json and study.png in that folder.
+In: `--study` and `--input`, the folder that launch/adjust_study.sh, align_mlm_study.sh or
+contrast_study.sh fills. Out: the table on standard output, and study.md, study.json and, of the
+first two, study.png in that folder.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
 from jalign.cli._flags import parse
 from jalign.errors import ConfigError, UserError
 
-STUDIES = ("adjustment", "align_mlm")
+STUDIES = ("adjustment", "align_mlm", "contrast")
 
 
 def main(argv: list[str]) -> int:
@@ -32,35 +35,47 @@ def main(argv: list[str]) -> int:
     parse(fv, "report", argv)
     if not fv.input:
         raise ConfigError("--input is missing: type --input=DIR")
-    folder = Path(fv.input).expanduser()
-    if fv.study == "align_mlm":
-        return _align_mlm(folder)
+    return {"adjustment": _adjustment, "align_mlm": _align_mlm, "contrast": _contrast}[fv.study](fv)
+
+
+def _adjustment(fv: flags.FlagValues) -> int:
     from jalign.report.adjustment import markdown, read_study, to_json
     from jalign.report.distance_plot import draw
 
+    folder = Path(fv.input).expanduser()
     study = read_study(folder, fv.aligned)
-    text = markdown(study)
-    (folder / "study.md").write_text(text, encoding="utf-8")
-    (folder / "study.json").write_text(json.dumps(to_json(study), indent=1), encoding="utf-8")
-    sys.stdout.write(text)
-    try:
-        draw(study, folder, folder / "study.png", kind=fv.kind)
-    except UserError as error:  # the table does not need the picture
-        sys.stderr.write(f"report: {error}\n")
-    return 0
+    _write(folder, markdown(study), to_json(study))
+    return _picture(lambda: draw(study, folder, folder / "study.png", kind=fv.kind))
 
 
-def _align_mlm(folder: Path) -> int:
+def _align_mlm(fv: flags.FlagValues) -> int:
     from jalign.report.align_mlm import markdown, read_study, to_json
     from jalign.report.alignment_plot import draw
 
+    folder = Path(fv.input).expanduser()
     study = read_study(folder)
-    text = markdown(study)
+    _write(folder, markdown(study), to_json(study))
+    return _picture(lambda: draw(study, folder / "study.png"))
+
+
+def _contrast(fv: flags.FlagValues) -> int:
+    from jalign.report.contrast import markdown, read_study, to_json
+
+    folder = Path(fv.input).expanduser()
+    systems = read_study(folder)
+    _write(folder, markdown(systems), to_json(systems))
+    return 0
+
+
+def _write(folder: Path, text: str, study: Any) -> None:
     (folder / "study.md").write_text(text, encoding="utf-8")
-    (folder / "study.json").write_text(json.dumps(to_json(study), indent=1), encoding="utf-8")
+    (folder / "study.json").write_text(json.dumps(study, indent=1), encoding="utf-8")
     sys.stdout.write(text)
+
+
+def _picture(draw: Callable[[], object]) -> int:
     try:
-        draw(study, folder / "study.png")
+        draw()
     except UserError as error:  # the table does not need the picture
         sys.stderr.write(f"report: {error}\n")
     return 0
