@@ -14,7 +14,8 @@ SOURCE   Chi et al. 2021 and their released code and command: from XLM-R, 150,00
          of 131,072, momentum 0.9999. Differs: rows hold many texts, so there are fewer rows than
          2,048; pairs of more than 256 pieces a side are left out (joined ones must fit 512).
          `:small` has the last layer, a queue of 4,096 and a momentum of 0.99, for 1,500 steps of
-         about 80 pairs: with 0.9999 the slow copy would hardly move in them.
+         about 80 pairs: with 0.9999 the slow copy would hardly move in them. It compares by cosine
+         at temperature 0.05: from random weights dot products are won by growing norms.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ def get_config(arg: str = ""):
         weight=1.0,
         stream="separate",
         layer=8,
+        similarity="dot",
         tau=0.25,
         queue=131_072,
         momentum=0.9999,
@@ -44,7 +46,7 @@ def get_config(arg: str = ""):
         max_pairs=0,
     )
     if arg == "small":
-        xlco |= dict(layer=2, queue=4096, momentum=0.99)
+        xlco |= dict(layer=2, similarity="cosine", tau=0.05, queue=4096, momentum=0.99)
         return recipes.run(name="infoxlm", **recipes.beside_mlm_and_tlm(infoxlm=xlco))
     return recipes.run(
         name="infoxlm",

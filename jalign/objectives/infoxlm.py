@@ -35,8 +35,10 @@ DIRECTIONS = ("both", "flip")
 class Config:
     """The defaults are those released for the base model.
 
-    `layer`: whose first state is a sentence's vector, through a matrix (`projection`). `queue`: its
-    places. `momentum`: what the slow copy keeps of itself at each step. `mixup`: pairs are joined
+    `layer`: whose first state is a sentence's vector, through a matrix (`projection`).
+    `similarity`: "dot" as released, for a pretrained encoder; from random weights norms grow from
+    step to step, so a dot product with this step's keys wins over all those of the queue, and the
+    loss is 0: take "cosine", with a lower `tau`. `queue`: its places. `momentum`: what the slow copy keeps of itself at each step. `mixup`: pairs are joined
     two by two; their units are twice as long. `rate`, `mask`, `replace`: of the corruption of both
     encoders' inputs, as in `mlm`; rate 0: none. `max_pairs`: how many pairs of a row take part
     (joined ones count once); 0: all that it could hold.
@@ -44,6 +46,7 @@ class Config:
 
     stream: str = "pair"
     layer: int = 8
+    similarity: str = "dot"
     tau: float = 0.25
     queue: int = 131_072
     momentum: float = 0.9999
@@ -66,6 +69,7 @@ class Config:
             )
         if not isinstance(self.rate, (int, float)):
             raise ValueError(f"rate={self.rate!r}: need a number, this objective has no schedule")
+        c.Rule(self.similarity)
         self.masking()
 
     def masking(self) -> mlm.Config | None:
@@ -111,7 +115,7 @@ def make(cfg: Config, encoder: Encoder) -> Objective:
             batch = mix_up(batch, jax.random.fold_in(key, 5))
         fast, slow, over = vectors(params, aux["slow"], batch, key, train)
         keys = [c.queue_keys(aux["queue"])]
-        rule = c.Rule("dot")
+        rule = c.Rule(cfg.similarity)
         anchors = _anchors(cfg, fast, slow, batch, key)
         pulled = [
             c.info_nce(some, keys, rule, tau=cfg.tau, parts=encoder.accumulate) for some in anchors

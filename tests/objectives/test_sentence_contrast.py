@@ -150,13 +150,15 @@ def test_infoxlm_contrasts_with_the_queue_alone_and_gives_its_keys_to_it(
     held = np.asarray(aux["queue"].vector_QD)[np.asarray(aux["queue"].keep_Q)]
     np.testing.assert_allclose(sorted(held.tolist()), sorted(kept.tolist()), rtol=2e-5, atol=1e-5)
     aux["slow"] = objective.init_aux(mine)["slow"]  # so that keys are of the same model
-    loss = losses_of(objective, mine, batch, aux)
-    total = 0.0
-    for query, key in ((src, trg), (trg, src)):
-        logit = torch.cat([(query * key).sum(1, keepdim=True), query @ torch.tensor(kept).T], 1)
-        zero = torch.zeros(len(query), dtype=torch.long)
-        total += float(cross_entropy(logit / 0.25, zero, reduction="sum")) / 2
-    np.testing.assert_allclose(loss.total, total, rtol=1e-4)
+    for similarity, prepare in (("dot", lambda x: x), ("cosine", torch.nn.functional.normalize)):
+        objective = infoxlm.make(replace(cfg, similarity=similarity), encoder)
+        loss, total = losses_of(objective, mine, batch, aux), 0.0
+        a, b, waiting = prepare(src), prepare(trg), prepare(torch.tensor(kept))
+        for query, key in ((a, b), (b, a)):
+            logit = torch.cat([(query * key).sum(1, keepdim=True), query @ waiting.T], 1)
+            zero = torch.zeros(len(query), dtype=torch.long)
+            total += float(cross_entropy(logit / 0.25, zero, reduction="sum")) / 2
+        np.testing.assert_allclose(loss.total, total, rtol=1e-4)
     assert loss.metrics["filled"].total == min(len(keys), 16)
 
 
