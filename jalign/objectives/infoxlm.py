@@ -37,11 +37,12 @@ class Config:
 
     `layer`: whose first state is a sentence's vector, through a matrix (`projection`).
     `similarity`: "dot" as released, for a pretrained encoder; from random weights norms grow from
-    step to step, so a dot product with this step's keys wins over all those of the queue, and the
-    loss is 0: take "cosine", with a lower `tau`. `queue`: its places. `momentum`: what the slow copy keeps of itself at each step. `mixup`: pairs are joined
-    two by two; their units are twice as long. `rate`, `mask`, `replace`: of the corruption of both
-    encoders' inputs, as in `mlm`; rate 0: none. `max_pairs`: how many pairs of a row take part
-    (joined ones count once); 0: all that it could hold.
+    step to step, so that a dot product with this step's key wins over all those of the queue, and
+    the loss is 0: take "cosine" there, with a lower `tau`. `queue`: its places. `momentum`: what
+    the slow copy keeps of itself at each step. `mixup`: pairs are joined two by two; their units
+    are twice as long. `rate`, `mask`, `replace`: of the corruption of both encoders' inputs, as in
+    `mlm`; rate 0: none. `max_pairs`: how many pairs of a row take part (joined ones count once); 0:
+    all that it could hold.
     """
 
     stream: str = "pair"
