@@ -222,23 +222,13 @@ def check_all(folder: Path, args: argparse.Namespace, names: list[str]) -> dict[
 
 def race_all(folder: Path, args: argparse.Namespace, names: list[str]) -> tuple[dict, dict]:
     """Run everyone in turn; return the results of the warm passes, and ours from the start."""
-    turns: dict[str, list[dict]] = {name: [] for name in (*names, GEMM)}
-    for number in range(args.rounds):
-        for name in turns:
-            turn = run_turn(name, folder, folder / "pairs.txt", args, "--timed")
-            turns[name].append(turn)
-            note = turn.get("error") or f"{race.rate(turn['steps'])['rate']:,.1f}/s"
-            sys.stderr.write(f"round {number + 1}/{args.rounds}  {name}: {note}\n")
 
-    def result(runs: list[dict], key: str) -> dict:
-        steps = [step for run in runs for step in run.get(key, [])]
-        facts = {"peak_gib": max(run.get("peak_gib", 0.0) for run in runs), "samples": steps}
-        errors = [run["error"] for run in runs if "error" in run]
-        return {**race.rate(steps), **facts, **({"error": errors[0]} if errors else {})}
+    def take(name: str) -> dict:
+        return run_turn(name, folder, folder / "pairs.txt", args, "--timed")
 
-    warm = {name: result(runs, "steps") for name, runs in turns.items()}
-    whole = {n: result(runs, "whole") for n, runs in turns.items() if n.startswith(OURS)}
-    return warm, whole
+    turns = race.take_turns((*names, GEMM), args.rounds, take)
+    ours = {name: runs for name, runs in turns.items() if name.startswith(OURS)}
+    return race.joined(turns), race.joined(ours, "whole")
 
 
 def show(warm: dict, whole: dict, flops_per_pair: float) -> None:

@@ -142,10 +142,7 @@ def main() -> None:
             sys.stderr.write(f"{pairs} {name}: {json.dumps(results[pairs][name])[:200]}\n")
     sys.stdout.write(table(results) + "\n")
     settings = {n: getattr(args, n) for n in ("pairs", "microbatch", "hidden", "layers", "vocab")}
-    path = race.RESULTS / "contrast_memory.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"settings": settings, "machine": race.machine_facts(), "results": results}
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    path = race.write_json("contrast_memory", settings, results)
     sys.stdout.write(f"\nwritten to {path.relative_to(race.ROOT)}\n")
 
 

@@ -194,22 +194,13 @@ def run_part(name: str, folder: Path, tokens: int, threads: int) -> None:
 
 def race_all(names: list[str], rounds: int, shared: tuple[str, ...]) -> tuple[dict, dict]:
     """Run everyone in turn; return the results of the second passes and of the first ones."""
-    turns: dict[str, list[dict]] = {name: [] for name in names}
-    for number in range(rounds):
-        for name in names:
-            args = ("-m", "benchmarks.embed", "--part", name, *shared)
-            turn = race.run_turn(race.Competitor(name, args))
-            turns[name].append(turn)
-            note = turn.get("error") or f"{race.rate(turn['steps'])['rate']:,.0f} tokens/s"
-            sys.stderr.write(f"round {number + 1}/{rounds}  {name}: {note}\n")
 
-    def result(runs: list[dict], key: str) -> dict:
-        steps = [step for run in runs for step in run.get(key, [])]
-        facts = {"peak_gib": max(run.get("peak_gib", 0.0) for run in runs), "samples": steps}
-        errors = [run["error"] for run in runs if "error" in run]
-        return {**race.rate(steps), **facts, **({"error": errors[0]} if errors else {})}
+    def take(name: str) -> dict:
+        command = ("-m", "benchmarks.embed", "--part", name, *shared)
+        return race.run_turn(race.Competitor(name, command))
 
-    return tuple({n: result(t, key) for n, t in turns.items()} for key in ("steps", "whole"))
+    turns = race.take_turns(names, rounds, take)
+    return race.joined(turns), race.joined(turns, "whole")
 
 
 def check_vectors(folder: Path, names: list[str]) -> dict[str, float]:

@@ -9,7 +9,6 @@ what the process's peak grew by over inputs, less the outputs.
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import statistics
 import sys
@@ -151,10 +150,7 @@ def main() -> None:
         results[vocab] = {name: summary(found) for name, found in turns.items()}
         sys.stdout.write(f"\nvocabulary {vocab:,}\n\n{table(results[vocab])}\n")
     settings = {"tokens": args.tokens, "rounds": args.rounds, "rate": RATE, "width": WIDTH}
-    path = race.RESULTS / "loss_memory.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"settings": settings, "machine": race.machine_facts(), "results": results}
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    path = race.write_json("loss_memory", settings, results)
     sys.stdout.write(f"\nwritten to {path.relative_to(race.ROOT)}\n")
 
 

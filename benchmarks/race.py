@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,22 +125,39 @@ def rate(steps: list[dict]) -> dict:
     }
 
 
-def run_race(competitors: list[Competitor], rounds: int) -> dict:
-    """Give every competitor one turn per round; return {name: rate and facts}."""
-    turns: dict[str, list[dict]] = {c.name: [] for c in competitors}
+def take_turns(
+    names: Iterable[str], rounds: int, take: Callable[[str], dict]
+) -> dict[str, list[dict]]:
+    """Give every name one turn per round, `take(name)`; return the turns of each."""
+    turns: dict[str, list[dict]] = {name: [] for name in names}
     for number in range(rounds):
-        for competitor in competitors:
-            turn = run_turn(competitor)
-            turns[competitor.name].append(turn)
-            got = rate(turn["steps"])["rate"]
-            note = turn.get("error") or f"{got:,.0f}/s"
-            sys.stderr.write(f"round {number + 1}/{rounds}  {competitor.name}: {note}\n")
+        for name, taken in turns.items():
+            taken.append(take(name))
+            note = taken[-1].get("error") or f"{rate(taken[-1]['steps'])['rate']:,.1f}/s"
+            sys.stderr.write(f"round {number + 1}/{rounds}  {name}: {note}\n")
+    return turns
+
+
+def joined(turns: Mapping[str, list[dict]], key: str = "steps") -> dict[str, dict]:
+    """Return {name: rate, peak and samples} of the steps under `key`, and the first error."""
     out = {}
     for name, runs in turns.items():
-        facts = {k: v for run in runs for k, v in run.items() if k not in ("steps", "peak_gib")}
-        steps = [s for run in runs for s in run["steps"]]
+        steps = [step for run in runs for step in run.get(key, [])]
         peak = max((run.get("peak_gib", 0.0) for run in runs), default=0.0)
-        out[name] = {**rate(steps), "peak_gib": peak, **facts, "samples": steps}
+        errors = [{"error": run["error"]} for run in runs if "error" in run][:1]
+        out[name] = {**rate(steps), "peak_gib": peak, "samples": steps} | dict(*errors)
+    return out
+
+
+def run_race(competitors: list[Competitor], rounds: int) -> dict:
+    """Give every competitor one turn per round; return {name: rate and facts}."""
+    by_name = {c.name: c for c in competitors}
+    turns = take_turns(by_name, rounds, lambda name: run_turn(by_name[name]))
+    out = joined(turns)
+    for name, runs in turns.items():
+        out[name] |= {
+            k: v for run in runs for k, v in run.items() if k not in ("steps", "peak_gib")
+        }
     return out
 
 
@@ -184,13 +202,18 @@ def _git(*args: str) -> str:
 
 
 def write_result(name: str, settings: dict, results: dict) -> Path:
-    """Write settings, machine and results to benchmarks/results/<name>.json."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    """Write a race's results, their samples rounded, as `write_json` does."""
     for result in results.values():
         result["samples"] = [
             {k: round(v, 4) for k, v in s.items()} for s in result.get("samples", [])
         ]
+    return write_json(name, settings, results)
+
+
+def write_json(name: str, settings: dict, results: dict) -> Path:
+    """Write settings, machine and results as they are to benchmarks/results/<name>.json."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{name}.json"
     content = {"settings": settings, "machine": machine_facts(), "results": results}
     path.write_text(json.dumps(content, indent=1) + "\n")
     return path

@@ -36,17 +36,14 @@ from common import recipes  # noqa: E402
 
 def get_config(arg: str = ""):
     """Return the config; `:small` fits two CPU cores."""
-    if arg not in ("", "small"):
-        raise ValueError(f"configs/adjust.py takes no argument or :small; got {arg!r}")
-    small = arg == "small"
+    small = recipes.is_small(arg, __file__)
     encoder = recipes.choices(head=False, dropout=0.1, attention_dropout=0.1)
     if small:
         encoder |= dict(attention_dropout=0.0, dtype="float32", unroll=0)
     data = "data/quickstart" if small else "data/adjust"
     evaluate = dict(every=0, at_start=False, best="", tasks={})
     if small:
-        tasks = dict(heldout=dict(), retrieval=dict(candidates=200, rows=16, row_length=128))
-        evaluate |= dict(every=200, at_start=True, tasks=tasks)
+        evaluate = recipes.heldout_and_retrieval(every=200, few=True) | dict(best="")
     return recipes.run(
         name="adjust",
         data=data,

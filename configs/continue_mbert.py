@@ -26,9 +26,7 @@ from common import recipes  # noqa: E402
 
 def get_config(arg: str = ""):
     """Return the config; `:small` fits two CPU cores and needs no pretrained model."""
-    if arg not in ("", "small"):
-        raise ValueError(f"configs/continue_mbert.py takes no argument or :small; got {arg!r}")
-    small = arg == "small"
+    small = recipes.is_small(arg, __file__)
     rows, length = (8, 128) if small else (256, 512)
     shape = recipes.small(base=recipes.mbert_base())
     return recipes.run(

@@ -29,9 +29,7 @@ from common import recipes  # noqa: E402
 
 def get_config(arg: str = ""):
     """Return the config; `:small` fits two CPU cores and needs no pretrained model."""
-    if arg not in ("", "small"):
-        raise ValueError(f"configs/continue_modernbert.py takes no argument or :small; got {arg!r}")
-    small = arg == "small"
+    small = recipes.is_small(arg, __file__)
     steps = 200 if small else 20_000
     rows, length = (8, 128) if small else (512, 1024)
     shape = recipes.small(base=recipes.mmbert_base(), local_attention=32)

@@ -25,9 +25,7 @@ from common import recipes  # noqa: E402
 
 def get_config(arg: str = ""):
     """Return the config; `:small` fits two CPU cores and needs no pretrained model."""
-    if arg not in ("", "small"):
-        raise ValueError(f"configs/continue_xlmr.py takes no argument or :small; got {arg!r}")
-    small = arg == "small"
+    small = recipes.is_small(arg, __file__)
     rows, length = (8, 128) if small else (2048, 512)
     return recipes.run(
         name="continue_xlmr",

@@ -27,17 +27,16 @@ from common import recipes  # noqa: E402
 
 def get_config(arg: str = ""):
     """Return the config; `:small` fits two CPU cores."""
-    if arg not in ("", "small"):
-        raise ValueError(f"configs/dap.py takes no argument or :small; got {arg!r}")
+    small = recipes.is_small(arg, __file__)
     dual = recipes.sentences(
         tau=0.05,
-        directions="both" if arg else "backward",
+        directions="both" if small else "backward",
         weight=dict(ranking=1.0, translation=0.1),
         into="en",
         layers=2,
         room=0.6,
     )
-    if arg == "small":
+    if small:
         return recipes.run(name="dap", **recipes.beside_mlm_and_tlm(dap=dual))
     return recipes.run(
         name="dap",

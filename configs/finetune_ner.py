@@ -34,9 +34,8 @@ TEST = ("en", "de", "es", "fr", "ru", "zh", "ar", "vi", "sw")
 
 def get_config(arg: str = ""):
     """Return the config; `:small` fits two CPU cores."""
-    if arg not in ("", "small"):
-        raise ValueError(f"configs/finetune_ner.py takes no argument or :small; got {arg!r}")
-    small = arg == "small"
+    small = recipes.is_small(arg, __file__)
+    dev = recipes.scores("tag", ("en=data/wikiann/en/dev",), "dev")
     test = tuple(f"{lang}=data/wikiann/{lang}/test" for lang in TEST)
     return recipes.finetune(
         small,
@@ -54,11 +53,6 @@ def get_config(arg: str = ""):
         ),
         objectives=dict(tag=dict(weight=1.0, dropout=0.1)),
         optimizer=recipes.finetuning_adamw(lr=1e-3 if small else 2e-5),
-        evaluate=dict(
-            every=300 if small else 1000,
-            at_start=False,
-            best="dev/f1/en",
-            tasks=dict(tagging=recipes.scores("tag", ("en=data/wikiann/en/dev",), "dev")),
-        ),
+        evaluate=recipes.best_on_dev("f1", every=300 if small else 1000, tagging=dev),
         test=dict(tagging=recipes.scores("tag", test, "panx", predictions="predictions")),
     )

@@ -40,9 +40,7 @@ TEST = ("en_ewt", "de_pud", "es_pud", "fr_pud", "ru_pud", "zh_pud", "ar_pud", "v
 
 def get_config(arg: str = ""):
     """Return the config; `:small` fits two CPU cores."""
-    if arg not in ("", "small"):
-        raise ValueError(f"configs/finetune_pos.py takes no argument or :small; got {arg!r}")
-    small = arg == "small"
+    small = recipes.is_small(arg, __file__)
     trees = tuple(f"{name[:2]}=data/ud/{name}-ud-test.conllu" for name in TEST)
     columns = ("sw=data/masakhane_pos/sw/test.txt",)
     dev = recipes.scores("tag", ("en=data/ud/en_ewt-ud-dev.conllu",), "dev")
@@ -62,12 +60,7 @@ def get_config(arg: str = ""):
         ),
         objectives=dict(tag=dict(weight=1.0, dropout=0.1)),
         optimizer=recipes.finetuning_adamw(lr=1e-3 if small else 2e-5),
-        evaluate=dict(
-            every=300 if small else 500,
-            at_start=False,
-            best="dev/f1/en",
-            tasks=dict(tagging=dev),
-        ),
+        evaluate=recipes.best_on_dev("f1", every=300 if small else 500, tagging=dev),
         test=dict(
             tagging=recipes.scores("tag", trees, "udpos", predictions="predictions"),
             columns=recipes.scores("tag", columns, "columns", kind="tagging", format="ner"),

@@ -35,9 +35,7 @@ TEST = ("en", "ar", "bg", "de", "el", "es", "fr", "hi", "ru", "sw", "th", "tr", 
 
 def get_config(arg: str = ""):
     """Return the config; `:small` fits two CPU cores."""
-    if arg not in ("", "small"):
-        raise ValueError(f"configs/finetune_xnli.py takes no argument or :small; got {arg!r}")
-    small = arg == "small"
+    small = recipes.is_small(arg, __file__)
     files = tuple(f"{lang}=data/xnli/test-{lang}.tsv" for lang in TEST)
     test = recipes.scores("classify", files, "xnli", predictions="predictions")
     dev = recipes.scores("classify", ("en=data/xnli/dev-en.tsv",), "dev")
@@ -58,11 +56,6 @@ def get_config(arg: str = ""):
         ),
         objectives=dict(classify=dict(weight=1.0, head="dense", dropout=0.1)),
         optimizer=recipes.finetuning_adamw(lr=3e-4 if small else 2e-5),
-        evaluate=dict(
-            every=200 if small else 1000,
-            at_start=False,
-            best="dev/accuracy/en",
-            tasks=dict(classification=dev),
-        ),
+        evaluate=recipes.best_on_dev("accuracy", every=200 if small else 1000, classification=dev),
         test=dict(classification=test),
     )

@@ -37,9 +37,7 @@ TEST = ("en", "es", "de", "el", "ru", "tr", "ar", "vi", "th", "zh", "hi")
 
 def get_config(arg: str = ""):
     """Return the config; `:small` fits two CPU cores."""
-    if arg not in ("", "small"):
-        raise ValueError(f"configs/finetune_xquad.py takes no argument or :small; got {arg!r}")
-    small = arg == "small"
+    small = recipes.is_small(arg, __file__)
     files = tuple(f"{lang}=data/xquad/xquad.{lang}.json" for lang in TEST)
     test = recipes.scores("span", files, "xquad", normalize="squad", predictions="predictions")
     dev = recipes.scores("span", ("en=data/squad/dev-v1.1.json",), "dev", normalize="squad")
@@ -63,11 +61,6 @@ def get_config(arg: str = ""):
             warmup_steps=50 if small else 500,
             decay=((r"bias$|norm/scale$", 0.0), (r".*", 1e-4)),
         ),
-        evaluate=dict(
-            every=300 if small else 1000,
-            at_start=False,
-            best="dev/f1/en",
-            tasks=dict(qa=dev),
-        ),
+        evaluate=recipes.best_on_dev("f1", every=300 if small else 1000, qa=dev),
         test=dict(qa=test),
     )

@@ -29,8 +29,7 @@ from common import recipes  # noqa: E402
 
 def get_config(arg: str = ""):
     """Return the config; `:small` fits two CPU cores."""
-    if arg not in ("", "small"):
-        raise ValueError(f"configs/infoxlm.py takes no argument or :small; got {arg!r}")
+    small = recipes.is_small(arg, __file__)
     xlco = dict(
         weight=1.0,
         stream="separate",
@@ -45,7 +44,7 @@ def get_config(arg: str = ""):
         rate=0.15,
         max_pairs=0,
     )
-    if arg == "small":
+    if small:
         xlco |= dict(layer=2, similarity="cosine", tau=0.05, queue=4096, momentum=0.99)
         return recipes.run(name="infoxlm", **recipes.beside_mlm_and_tlm(infoxlm=xlco))
     return recipes.run(

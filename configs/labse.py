@@ -28,10 +28,9 @@ from common import recipes  # noqa: E402
 
 def get_config(arg: str = ""):
     """Return the config; `:small` fits two CPU cores."""
-    if arg not in ("", "small"):
-        raise ValueError(f"configs/labse.py takes no argument or :small; got {arg!r}")
+    small = recipes.is_small(arg, __file__)
     ranking = recipes.sentences(tau=0.05, margin=0.3, reduction="sum", weight=1.0)
-    if arg == "small":
+    if small:
         return recipes.run(name="labse", **recipes.beside_mlm_and_tlm(labse=ranking))
     return recipes.run(
         name="labse",

@@ -17,8 +17,7 @@ from common import recipes  # noqa: E402
 
 def get_config(arg: str = ""):
     """Return the config; `:small` is this config, which fits two CPU cores already."""
-    if arg not in ("", "small"):
-        raise ValueError(f"configs/quickstart.py takes no argument but :small; got {arg!r}")
+    recipes.is_small(arg, __file__)
     return recipes.run(
         name="quickstart",
         data="data/quickstart",
@@ -35,10 +34,5 @@ def get_config(arg: str = ""):
         count_rows=512,
         log_every=50,
         checkpoint_every=250,
-        evaluate=dict(
-            every=575,
-            at_start=True,
-            best="retrieval/accuracy/avg",
-            tasks=dict(heldout=dict(), retrieval=dict(candidates=200, rows=16, row_length=128)),
-        ),
+        evaluate=recipes.heldout_and_retrieval(every=575, few=True),
     )

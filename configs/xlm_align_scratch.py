@@ -7,11 +7,13 @@ COMMAND  jalign prepare --output=data/hansards --vocab_size=16000 --heldout=0.00
          `:self` has the paper's self-labels alone; `:links` the links of another aligner instead
          of the lexicon's, a Pharaoh line per pair in data/hansards/links/en-fr.links. Where
          data/hansards/gold holds dev.tsv and test.tsv (source, target, links), AER is logged.
-TIME     `:links` 53 minutes at the median of 7,706 tokens/s, two busy cores of an AMD EPYC
+TIME     `:links` 1:17:22 by the clock on two cores of an AMD EPYC, about 20 minutes of which the
+         process was stopped by other measurements; at its median of 7,700 tokens/s 53 minutes
 RESULT   AER on 347 of the 447 Hansards sentences: `:links` (eflomal's) 8.89 after 3,000 steps, 7.89
-         after 12,000 (layer 4, argmax; eflomal itself 6.57). The default, run with 3,000 steps,
-         13.92; its lexicon alone 11.80. `:self` goes from 67 (untrained) to 79 in 1,000 steps: the
-         cold start. Curves and the comparison: benchmarks/README.md.
+         after 12,000 (layer 4, argmax; eflomal itself 6.57). The default with
+         --config.steps=3000 --config.objectives.xlm_align.given.steps=1000: 13.92; its lexicon
+         alone 11.80. `:self` goes from 75 (untrained) to 79 in 1,000 steps of a schedule of 1,500:
+         the cold start. Curves and the comparison: benchmarks/README.md.
 SOURCE   losses, transport and filters: Chi et al. 2021 and their code (methods: Sinkhorn 2, itermax
          2, alpha 0.9). Differs: the authors start from XLM-R and report that from scratch the early
          self-labels are noise. Here a fast_align-like lexicon of the same text (`jalign lexicon`)

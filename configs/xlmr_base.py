@@ -21,9 +21,7 @@ from common import recipes  # noqa: E402
 
 def get_config(arg: str = ""):
     """Return the config; `:small` fits two CPU cores."""
-    if arg not in ("", "small"):
-        raise ValueError(f"configs/xlmr_base.py takes no argument or :small; got {arg!r}")
-    small = arg == "small"
+    small = recipes.is_small(arg, __file__)
     rows, length = (8, 128) if small else (2048, 512)
     return recipes.run(
         name="xlmr_base",
@@ -38,10 +36,5 @@ def get_config(arg: str = ""):
         optimizer=recipes.adamw(lr=2e-4, warmup_steps=20 if small else 10_000),
         log_every=20 if small else 100,
         checkpoint_every=100 if small else 2_000,
-        evaluate=dict(
-            every=100 if small else 10_000,
-            at_start=False,
-            best="retrieval/accuracy/avg",
-            tasks=dict(heldout=dict(), retrieval=dict(candidates=1000, rows=8)),
-        ),
+        evaluate=recipes.heldout_and_retrieval(every=100 if small else 10_000),
     )

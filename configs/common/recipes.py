@@ -4,7 +4,18 @@ evaluations.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ml_collections import ConfigDict
+
+
+def is_small(arg: str, path: str) -> bool:
+    """Tell whether the config at `path` was asked for as `:small`. Raises: ValueError for another
+    argument.
+    """
+    if arg not in ("", "small"):
+        raise ValueError(f"configs/{Path(path).name} takes no argument or :small; got {arg!r}")
+    return arg == "small"
 
 
 def xlmr_base() -> dict:
@@ -168,12 +179,7 @@ def beside_mlm_and_tlm(**objectives) -> dict:
         optimizer=adamw(lr=5e-3, warmup_steps=100),
         count_rows=512,
         checkpoint_every=500,
-        evaluate=dict(
-            every=500,
-            at_start=True,
-            best="retrieval/accuracy/avg",
-            tasks=dict(heldout=dict(), retrieval=dict(candidates=200, rows=16, row_length=128)),
-        ),
+        evaluate=heldout_and_retrieval(every=500, few=True),
     )
 
 
@@ -240,16 +246,22 @@ def finetune(small: bool, **entries) -> ConfigDict:
     return run(**(usual | entries))
 
 
-def heldout_and_retrieval(every: int) -> dict:
-    """Held-out loss and masked accuracy, and retrieval of translations; the best average is
-    kept.
+def heldout_and_retrieval(every: int, few: bool = False) -> dict:
+    """Held-out loss and masked accuracy, and retrieval of translations; the best average is kept.
+    `few`: among 200 candidates, and before the first step too.
     """
+    retrieval = dict(candidates=200, rows=16, row_length=128) if few else {}
     return dict(
         every=every,
-        at_start=False,
+        at_start=few,
         best="retrieval/accuracy/avg",
-        tasks=dict(heldout=dict(), retrieval=dict(candidates=1000, rows=8)),
+        tasks=dict(heldout=dict(), retrieval=dict(candidates=1000, rows=8) | retrieval),
     )
+
+
+def best_on_dev(metric: str, every: int, **tasks) -> dict:
+    """Scores of the development sets called `dev`; the model that is best in English is kept."""
+    return dict(every=every, at_start=False, best=f"dev/{metric}/en", tasks=tasks)
 
 
 def section(entries: dict) -> ConfigDict:

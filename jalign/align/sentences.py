@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from jalign.align.contrast import Pairs
 from jalign.align.word_pairs import unit_sides
+from jalign.nn.packed import member_means
 from jalign.types import Array, Batch
 
 POOLS = ("cls", "mean")
@@ -63,16 +63,7 @@ def sentence_vectors(h_BLD: Array, batch: Batch, num: int, *, pool: str) -> Sent
         has_BE = member_BLE.any(axis=1)
         if pool == "cls":
             member_BLE &= (batch["position"] == 0)[..., None]
-        weight_BLE = member_BLE.astype(jnp.float32)
-        # f32 and no bf16 passes: similarities over a temperature
-        total_BED = jnp.einsum(
-            "BLE,BLD->BED",
-            weight_BLE,
-            h_BLD.astype(jnp.float32),
-            precision=jax.lax.Precision.HIGHEST,
-        )
-        vector_BED = total_BED / jnp.maximum(weight_BLE.sum(axis=1), 1.0)[..., None]
-        found.append((vector_BED, has_BE, text_BET))
+        found.append((member_means(h_BLD, member_BLE), has_BE, text_BET))
     (src_BED, has_src, src_text), (trg_BED, has_trg, trg_text) = found
     over = jnp.maximum(example_BL.max(axis=1) - num, 0).sum().astype(jnp.float32)
     return Sentences(

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jalign.nn.packed import member_means
 from jalign.types import Array, Batch
 
 POOLS = ("mean", "first", "last")
@@ -65,15 +65,7 @@ def word_vectors(h_BLD: Array, word_BL: Array, num_words: int, *, pool: str = "m
         member_BLW &= jnp.cumsum(member_BLW, axis=1) == 1
     elif pool == "last":
         member_BLW &= jnp.cumsum(member_BLW[:, ::-1], axis=1)[:, ::-1] == 1
-    member_BLW = member_BLW.astype(jnp.float32)
-    # f32 and no bf16 passes: cosines of means decide links
-    total_BWD = jnp.einsum(
-        "BLW,BLD->BWD",
-        member_BLW,
-        h_BLD.astype(jnp.float32),
-        precision=jax.lax.Precision.HIGHEST,
-    )
-    return total_BWD / jnp.maximum(member_BLW.sum(axis=1), 1.0)[..., None]
+    return member_means(h_BLD, member_BLW)
 
 
 class WordLinks(NamedTuple):

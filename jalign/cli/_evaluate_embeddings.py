@@ -6,16 +6,13 @@ on standard output, with `--output` a JSON line per score.
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from jalign.cli._flags import parse
-from jalign.cli._pairs import underscored
+from jalign.cli._evaluate import define_shared, parse_checked, say, show
 from jalign.cli.align import read_step
 from jalign.errors import ConfigError
 
@@ -23,15 +20,7 @@ TASK = "embedding_alignment"
 
 
 def _parse(argv: Sequence[str]) -> flags.FlagValues:
-    fv = flags.FlagValues()
-    flags.DEFINE_enum("task", TASK, (TASK,), "what to evaluate", flag_values=fv)
-    for name, said in (
-        ("model", "any model: Hugging Face folder, imported model, workdir"),
-        ("step", "checkpoint of a workdir: a step, or best"),
-        ("dictionary", "file of jalign dictionary or jalign synthetic"),
-        ("output", "results.jsonl to write"),
-    ):
-        flags.DEFINE_string(name, None, said, flag_values=fv)
+    fv = define_shared((TASK,), dictionary="file of jalign dictionary or jalign synthetic")
     flags.DEFINE_list(
         "scorings", ["cosine"], "some of cosine, csls, ratio, distance", flag_values=fv
     )
@@ -40,14 +29,10 @@ def _parse(argv: Sequence[str]) -> flags.FlagValues:
     flags.DEFINE_list(
         "languages", [], "numbers of the two language embeddings to add", flag_values=fv
     )
-    parse(fv, "evaluate", [underscored(arg) for arg in argv])
-    for name in ("model", "dictionary"):
-        if not fv[name].value:
-            raise ConfigError(f"--{name} is missing: type --model=DIR --dictionary=FILE")
+    example = "--model=DIR --dictionary=FILE"
+    parse_checked(fv, argv, {"model": example, "dictionary": example})
     if not all(number.isdigit() for number in fv.languages):
         raise ConfigError(f"--languages={','.join(fv.languages)}: need two numbers, such as 0,1")
-    if fv.output and not Path(fv.output).expanduser().parent.is_dir():
-        raise ConfigError(f"--output={fv.output}: there is no such folder; make it.")
     return fv
 
 
@@ -56,7 +41,7 @@ def main(argv: list[str]) -> int:
     fv = _parse(argv)
     step = read_step(fv)
     # Heavy imports wait until the arguments are known to be good.
-    from jalign.cli._scores import gather, table
+    from jalign.cli._scores import table
     from jalign.train.encoder_only import evaluate_model
 
     entries: dict[str, Any] = {
@@ -65,15 +50,5 @@ def main(argv: list[str]) -> int:
         "languages": tuple(map(int, fv.languages)),
         **{name: fv[name].value for name in ("share", "seed")},
     }
-    results, step = evaluate_model(Path(fv.model).expanduser(), step, {TASK: entries}, _say)
-    lines = [{**result._asdict(), "step": step} for result in results]
-    sys.stdout.write(table(gather({0: lines})) + f"\nper cent, step {step} of {fv.model}\n")
-    if fv.output:
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        Path(fv.output).expanduser().write_text(text, encoding="utf-8")
-    return 0
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(f"evaluate: {line}\n")
-    sys.stderr.flush()
+    results, step = evaluate_model(Path(fv.model).expanduser(), step, {TASK: entries}, say)
+    return show(fv, results, step, table, "per cent, ")

@@ -6,7 +6,6 @@ files in XTREME's submission layout. Source: XTREME's evaluate_retrieval.py.
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,8 +15,10 @@ import numpy as np
 from absl import flags
 
 from jalign.align.search import nearest_both
+from jalign.cli._evaluate import say
 from jalign.data.tasks.pairs import Bucc, read, read_bucc
 from jalign.errors import AbsentFiles, ConfigError
+from jalign.evals._averages import average
 from jalign.metrics.bitext_f1 import above, best_threshold, bitext_f1, distinct_rows, scores_by_id
 from jalign.metrics.retrieval import SCORINGS, mine, retrieve_both
 from jalign.types import Result
@@ -49,14 +50,13 @@ def present_sets(specs: Sequence[str], num: int) -> list[str]:
     if len(missing) == len(specs):
         raise AbsentFiles(f"--files: no such files: {', '.join(missing.values())}")
     for spec, absent in missing.items():
-        name = spec.partition("=")[0]
-        sys.stderr.write(f"evaluate: {name}: absent, so not scored: {absent}\n")
+        say(f"{spec.partition('=')[0]}: absent, so not scored: {absent}")
     return [spec for spec in specs if spec not in missing]
 
 
-def _say(name: str, counts: Counter) -> None:
+def _say_counts(name: str, counts: Counter) -> None:
     for reason, num in counts.items():
-        sys.stderr.write(f"evaluate: {name}: {num:,} x {reason}\n")
+        say(f"{name}: {num:,} x {reason}")
 
 
 def _write(fv: flags.FlagValues, task: str, lang: str, lines: Sequence[str]) -> None:
@@ -90,7 +90,7 @@ def retrieve_sets(fv: flags.FlagValues, embed: Embed) -> list[Result]:
     for (src, trg), files in (split_set(spec, 2) for spec in present_sets(fv.files, 2)):
         counts: Counter = Counter()
         pairs = list(read(*files, counts=counts))
-        _say(f"{src}-{trg}", counts)
+        _say_counts(f"{src}-{trg}", counts)
         src_ND, trg_ND = (embed([pair[side] for pair in pairs]) for side in (0, 1))
         right = np.arange(len(pairs))
         for scoring in fv.scorings:
@@ -102,7 +102,7 @@ def retrieve_sets(fv: flags.FlagValues, embed: Embed) -> list[Result]:
                 )
             if scoring == fv.scorings[0]:
                 _write(fv, "tatoeba", src, [str(i) for i in back.tolist()])
-    return _with_averages(results)
+    return [*results, *average(results, min)]
 
 
 def mine_sets(fv: flags.FlagValues, embed: Embed) -> list[Result]:
@@ -120,13 +120,13 @@ def mine_sets(fv: flags.FlagValues, embed: Embed) -> list[Result]:
             else (test, "the set itself")
         )
         threshold = best_threshold(on[1], on[0].gold)
-        sys.stderr.write(f"evaluate: {'-'.join(langs)}: threshold {threshold:.4f} of {where}\n")
+        say(f"{'-'.join(langs)}: threshold {threshold:.4f} of {where}")
         found = above(test[1], threshold)
         score, name = bitext_f1(found, test[0].gold), "-".join(langs)
         for metric in ("precision", "recall", "f1"):
             results.append(Result("bucc", name, metric, getattr(score, metric), score.support))
         _write(fv, "bucc2018", langs[0], ["\t".join(pair) for pair in sorted(found)])
-    return _with_averages(results)
+    return [*results, *average(results, min)] if len(tests) > 1 else results
 
 
 def _mine(
@@ -140,16 +140,5 @@ def _mine(
     ]
     mined = mine(*vectors, margin=fv.margin, search=nearest_both)
     scores = scores_by_id(mined, data.src, data.trg, counts)
-    _say("-".join(langs), counts)
+    _say_counts("-".join(langs), counts)
     return data, scores
-
-
-def _with_averages(results: list[Result]) -> list[Result]:
-    """Add the mean over the sets of every task and metric, where there are several."""
-    averages = []
-    for task, metric in dict.fromkeys((r.task, r.metric) for r in results):
-        mine = [r for r in results if (r.task, r.metric) == (task, metric)]
-        mean = float(np.mean([r.value for r in mine]))
-        if len(mine) > 1:
-            averages.append(Result(task, "avg", metric, mean, min(r.n for r in mine)))
-    return results + averages

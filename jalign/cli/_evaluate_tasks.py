@@ -7,17 +7,21 @@ In: `--task`, `--model` and `--files`, once per set. Out: a table on standard ou
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from jalign.cli._flags import parse
-from jalign.cli._pairs import underscored
-from jalign.cli._scores import gather, table
+from jalign.cli._evaluate import (
+    asked_task,
+    define_shared,
+    parse_checked,
+    say,
+    show,
+    whole_path,
+)
+from jalign.cli._scores import table
 from jalign.cli.align import read_step
 from jalign.errors import ConfigError
 
@@ -28,41 +32,25 @@ FILES = dict.fromkeys(LABELLED, "LANG=FILE") | {
     "bucc": "SRC-TRG=FILE,FILE,GOLD",
 }
 TASKS = tuple(FILES)
-_DEFAULT_STEP = {True: "(best where one is kept, else the newest)", False: "(the newest)"}
+_DEFAULT_STEP = {True: " (best where one is kept, else the newest)", False: " (the newest)"}
 POOLING = ("mean", "cls", "pooler")
 
 
-def asked_task(argv: Sequence[str]) -> str:
-    """Return the task that the arguments name, "" where they name none."""
-    for i, arg in enumerate(argv):
-        name, equals, value = arg.partition("=")
-        if name in ("--task", "-task"):
-            return value if equals else " ".join(argv[i + 1 : i + 2])
-    return ""
-
-
 def _parse(argv: Sequence[str]) -> flags.FlagValues:
-    fv, task = flags.FlagValues(), asked_task(argv)
-    flags.DEFINE_enum("task", None, TASKS, "what to evaluate", flag_values=fv)
-    for name, said in (
-        ("model", "workdir of a run" + " or any model" * (task not in LABELLED)),
-        ("step", "checkpoint of a workdir: a step, or best " + _DEFAULT_STEP[task in LABELLED]),
-        ("output", "results.jsonl to write"),
-        ("predictions", "folder for files in XTREME's submission layout"),
-    ):
-        flags.DEFINE_string(name, None, said, flag_values=fv)
+    task = asked_task(argv)
+    fv = define_shared(
+        TASKS,
+        model="workdir of a run" + " or any model" * (task not in LABELLED),
+        newest=_DEFAULT_STEP[task in LABELLED],
+        predictions="folder for files in XTREME's submission layout",
+    )
     flags.DEFINE_multi_string("files", [], f"a set, {FILES.get(task, '')}", flag_values=fv)
     if task in LABELLED:
         _define_labelled(fv, task)
     else:
         _define_retrieval(fv, task)
-    parse(fv, "evaluate", [underscored(arg) for arg in argv])
-    if not fv.model:
-        raise ConfigError("--model is missing: type --model=DIR")
-    if not fv.files:
-        raise ConfigError(f"--files is missing: type --files={FILES[task]}, once per set")
-    if fv.output and not Path(fv.output).expanduser().parent.is_dir():
-        raise ConfigError(f"--output={fv.output}: there is no such folder; make it.")
+    files = f"--files={FILES.get(task, '')}, once per set"
+    parse_checked(fv, argv, {"model": "--model=DIR", "files": files})
     return fv
 
 
@@ -108,22 +96,12 @@ def _define_retrieval(fv: flags.FlagValues, task: str) -> None:
         )  # fmt: skip
 
 
-def _say(line: str) -> None:
-    sys.stderr.write(f"evaluate: {line}\n")
-    sys.stderr.flush()
-
-
 def main(argv: list[str]) -> int:
     """Run the command for one of TASKS; return its exit code."""
     fv = _parse(argv)
     step = read_step(fv)
     results, step = (_labelled if fv.task in LABELLED else _retrieval)(fv, step)
-    lines = [{**result._asdict(), "step": step} for result in results]
-    sys.stdout.write(table(gather({0: lines})) + f"\nper cent, step {step} of {fv.model}\n")
-    if fv.output:
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        Path(fv.output).expanduser().write_text(text, encoding="utf-8")
-    return 0
+    return show(fv, results, step, table, "per cent, ")
 
 
 def _labelled(fv: flags.FlagValues, step: int | str | None) -> tuple[list[Any], int]:
@@ -137,12 +115,12 @@ def _labelled(fv: flags.FlagValues, step: int | str | None) -> tuple[list[Any], 
         "sets": tuple(fv.files),
         "name": fv.name,
         "objective": _objective(fv, tuned.cfg),
-        "predictions": str(Path(fv.predictions).expanduser().absolute()) if fv.predictions else "",
+        "predictions": whole_path(fv.predictions),
         **{name: fv[name].value for name in ("rows", "skip", "limit", "format")},
     }
     if fv.task == "qa":
         entries["normalize"] = fv.normalize
-    return evaluate(tuned, {fv.task: entries}, _say), tuned.step
+    return evaluate(tuned, {fv.task: entries}, say), tuned.step
 
 
 def _objective(fv: flags.FlagValues, cfg: Any) -> str:

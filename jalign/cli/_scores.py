@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,14 +82,20 @@ def gather(runs: Mapping[int, Sequence[Mapping[str, Any]]]) -> list[Score]:
     ]
 
 
-def table(scores: Sequence[Score]) -> str:
+def _cell(score: Score) -> str:
+    if score.metric == "loss":
+        return f"{score.mean:.4f}" + (f" ± {score.sd:.4f}" if len(score.values) > 1 else "")
+    return f"{100 * score.mean:.1f}" + (f" ± {100 * score.sd:.1f}" if len(score.values) > 1 else "")
+
+
+def table(scores: Sequence[Score], cell: Callable[[Score], str] = _cell) -> str:
     """Write a line per task and metric, a column per language; per cent but for losses."""
     text = ""
     for task in dict.fromkeys(s.task for s in scores):
         mine = [s for s in scores if s.task == task]
         langs = list(dict.fromkeys(s.lang for s in mine))
         metrics = list(dict.fromkeys(s.metric for s in mine))
-        cells = {(s.metric, s.lang): _cell(s) for s in mine}
+        cells = {(s.metric, s.lang): cell(s) for s in mine}
         wide = max(8, *(len(x) + 2 for x in (*langs, *cells.values())))
         first = max(map(len, (task, *metrics))) + 2
         text += "\n" + task.ljust(first) + "".join(lang.rjust(wide) for lang in langs) + "\n"
@@ -97,9 +103,3 @@ def table(scores: Sequence[Score]) -> str:
             row = (cells.get((metric, lang), "").rjust(wide) for lang in langs)
             text += metric.ljust(first) + "".join(row) + "\n"
     return text
-
-
-def _cell(score: Score) -> str:
-    if score.metric == "loss":
-        return f"{score.mean:.4f}" + (f" ± {score.sd:.4f}" if len(score.values) > 1 else "")
-    return f"{100 * score.mean:.1f}" + (f" ± {100 * score.sd:.1f}" if len(score.values) > 1 else "")

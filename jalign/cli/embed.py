@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from jalign.cli._flags import parse
+from jalign.cli._pairs import underscored
+from jalign.cli.align import read_step
 from jalign.data.files import MAX_LINE_BYTES, read_lines
 from jalign.errors import BadData, ConfigError, UserError
 
@@ -53,19 +55,11 @@ def _parse(argv: list[str]) -> flags.FlagValues:
         "layer", -1, "-1 the last, 0 the embeddings, k after layer k", -1, flag_values=fv
     )
     flags.DEFINE_bool("normalize", False, "scale every vector to length 1", flag_values=fv)
-    parse(fv, "embed", [_underscored(arg) for arg in argv])
+    parse(fv, "embed", [underscored(arg) for arg in argv])
     for name, what in (("model", "DIR"), ("output", "F.npy")):
         if not fv[name].value:
             raise ConfigError(f"--{name} is missing: type --{name}={what}")
-    if fv.step is not None and fv.step != "best" and not fv.step.isdigit():
-        raise ConfigError(f"--step={fv.step}: need a number, or best")
     return fv
-
-
-def _underscored(arg: str) -> str:
-    """Let --on-overflow=x stand for --on_overflow=x."""
-    name, equals, value = arg.partition("=")
-    return "--" + name[2:].replace("-", "_") + equals + value if arg[:2] == "--" else arg
 
 
 def _texts(path: str) -> Iterator[str]:
@@ -143,6 +137,7 @@ class _Progress:
 def main(argv: list[str]) -> int:
     """Run the command; return its exit code."""
     fv = _parse(argv)
+    step = read_step(fv)
     output = Path(fv.output).expanduser()
     if not output.parent.is_dir():
         raise ConfigError(f"--output={fv.output}: there is no folder {output.parent}; make it.")
@@ -151,7 +146,6 @@ def main(argv: list[str]) -> int:
     # Heavy imports wait until the arguments and the input are known to be good.
     from jalign.inference.model import load
 
-    step = int(fv.step) if fv.step and fv.step.isdigit() else fv.step
     model = load(fv.model, dtype=fv.dtype, step=step)
     embed_file(model, path, scan, output, {name: fv[name].value for name in OPTIONS})
     return 0

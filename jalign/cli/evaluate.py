@@ -10,19 +10,15 @@ from.
 
 from __future__ import annotations
 
-import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
 
 from jalign.cli import _evaluate_distances, _evaluate_embeddings, _evaluate_tasks
-from jalign.cli._evaluate_tasks import asked_task
-from jalign.cli._flags import parse
-from jalign.cli._pairs import underscored
+from jalign.cli._evaluate import asked_task, parse_checked, say, write_lines
 from jalign.cli.align import METHODS, define_options, read_step
 from jalign.errors import ConfigError, UserError
 
@@ -48,21 +44,14 @@ def _parse(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_bool("save_best", False, "store the lowest AER's layer and method with the model",
                       flag_values=fv)  # fmt: skip
     flags.DEFINE_string("output", None, "results.jsonl to write", flag_values=fv)
-    parse(fv, "evaluate", [underscored(arg) for arg in argv])
-    if not fv.model:
-        raise ConfigError("--model is missing: type --model=DIR")
-    if not fv.gold:
-        raise ConfigError("--gold is missing: type --gold=NAME,BITEXT,LINKS, once per set")
+    needed = {"model": "--model=DIR", "gold": "--gold=NAME,BITEXT,LINKS, once per set"}
+    parse_checked(fv, argv, needed)
     if fv.all_layers and fv.layers:
         raise ConfigError("type --all-layers or --layers=K,K, not both")
     if not all(re.fullmatch("-?[0-9]+", layer) for layer in fv.layers):
         raise ConfigError(f"--layers={','.join(fv.layers)}: need numbers, such as --layers=7,8")
     if not fv.methods:
         raise ConfigError("--methods is empty: type --methods=itermax,softmax")
-    if fv.output and not Path(fv.output).expanduser().parent.is_dir():
-        raise ConfigError(f"--output={fv.output}: there is no such folder; make it.")
-    if fv.output and Path(fv.output).expanduser().is_dir():
-        raise ConfigError(f"--output={fv.output} is a folder; type a file in it")
     return fv
 
 
@@ -80,11 +69,6 @@ def _rules(fv: flags.FlagValues) -> list[Any]:
     return [Rule(m, **chosen, threshold=fv.threshold if m in sharp else None) for m in methods]
 
 
-def _say(line: str) -> None:
-    sys.stderr.write(f"evaluate: {line}\n")
-    sys.stderr.flush()
-
-
 def main(argv: list[str]) -> int:
     """Run the command; return its exit code."""
     task = asked_task(argv)
@@ -93,7 +77,8 @@ def main(argv: list[str]) -> int:
     fv = _parse(argv)
     step = read_step(fv)
     # Heavy imports wait until the arguments are known to be good.
-    from jalign.evals._gold import average, read_gold_sets, results, task_name
+    from jalign.evals._averages import average
+    from jalign.evals._gold import read_gold_sets, results, task_name
     from jalign.inference.align import default_layer, write_stored
     from jalign.inference.model import load
 
@@ -118,8 +103,7 @@ def main(argv: list[str]) -> int:
     best = min((r for r in mean if r.metric == "aer"), key=lambda r: r.value)
     layer, rule = facts[best.task]
     sys.stdout.write(f"\nlowest AER: {rule.method} at layer {layer}, {100 * best.value:.2f}\n")
-    if fv.output:
-        _write(Path(fv.output).expanduser(), [*scores, *mean], facts, layout, model.step)
+    write_lines(fv, _lines([*scores, *mean], facts, layout, model.step))
     if fv.save_best:
         notes = {"aer": best.value, "chosen_on": [s.name for s in sets], "step": model.step}
         try:
@@ -158,7 +142,7 @@ def _count(model: Any, gold: Any, layout: Mapping, layers: tuple[int, ...]) -> d
                 totals[key] = totals.get(key, LinkCounts()) + gold.counts(found, seen)
             seen = counts.pairs
         if counts.long:
-            _say(f"{gold.name}, {kind}: {counts.long} pairs longer than the encoder, in windows")
+            say(f"{gold.name}, {kind}: {counts.long} pairs longer than the encoder, in windows")
     return totals
 
 
@@ -182,13 +166,12 @@ def _tables(scores: Sequence[Any], facts: Mapping[str, tuple]) -> str:
     return text
 
 
-def _write(
-    path: Path, scores: Sequence[Any], facts: Mapping[str, tuple], layout: Mapping, step: int
-) -> None:
-    """Write a JSON line per score."""
-    with path.open("w", encoding="utf-8") as file:
-        for result in scores:
-            layer, rule = facts[result.task]
-            about = {"step": step, "layer": layer, "layout": layout[rule]}
-            about |= {n: getattr(rule, n) for n in ("method", "similarity", "level", "threshold")}
-            file.write(json.dumps({**result._asdict(), **about}) + "\n")
+def _lines(
+    scores: Sequence[Any], facts: Mapping[str, tuple], layout: Mapping, step: int
+) -> Iterator[dict[str, Any]]:
+    """Yield the record of each score, with what was asked for it."""
+    for result in scores:
+        layer, rule = facts[result.task]
+        about = {"step": step, "layer": layer, "layout": layout[rule]}
+        about |= {n: getattr(rule, n) for n in ("method", "similarity", "level", "threshold")}
+        yield {**result._asdict(), **about}

@@ -67,16 +67,6 @@ def results(task: str, lang: str, counts: LinkCounts, num: int) -> Iterator[Resu
         yield Result(task, lang, metric, value, num)
 
 
-def average(every: Sequence[Result]) -> Iterator[Result]:
-    """Yield the means over the gold sets, of each task and metric."""
-    groups: dict[tuple[str, str], list[Result]] = {}
-    for result in every:
-        groups.setdefault((result.task, result.metric), []).append(result)
-    for (task, metric), some in groups.items():
-        value = sum(r.value for r in some) / len(some)
-        yield Result(task, "avg", metric, value, sum(r.n for r in some))
-
-
 def read_gold_sets(specs: Iterable[str]) -> list[GoldSet]:
     """Read gold sets, each with a name of its own. Raises: as `read_gold`."""
     sets = [read_gold(spec) for spec in specs]

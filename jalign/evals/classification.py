@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from jalign.evals._gold import average
+from jalign.evals._averages import average
 from jalign.evals._labelled import Labelled, LabelledConfig, LabelledSet, open_labelled
 from jalign.metrics.accuracy import accuracy
 from jalign.objectives import classify

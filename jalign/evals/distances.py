@@ -23,7 +23,8 @@ import numpy as np
 
 from jalign.align.words import POOLS, number_words, word_vectors
 from jalign.data.tokenizer import load_tokenizer
-from jalign.evals._gold import GoldSet, average, read_gold_sets
+from jalign.evals._averages import average
+from jalign.evals._gold import GoldSet, read_gold_sets
 from jalign.evals.word_alignment import PackedGold, pack_gold
 from jalign.metrics import distributions as dist
 from jalign.metrics.retrieval import retrieve

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jalign.data.tasks.spans import SpanWindow, best_answers
-from jalign.evals._gold import average
+from jalign.evals._averages import average
 from jalign.evals._labelled import Labelled, LabelledConfig, LabelledSet, open_labelled
 from jalign.metrics.squad import answer_scores
 from jalign.objectives import span

@@ -16,6 +16,7 @@ import numpy as np
 from jalign.align.search import nearest_both
 from jalign.data.records import Side, open_source
 from jalign.data.rows import SPECIALS, Layout, Part, RowSource
+from jalign.evals._averages import average
 from jalign.metrics.retrieval import retrieval_accuracy
 from jalign.nn.packed import unit_ids, unit_means
 from jalign.types import EvalSetting, Params, Result
@@ -82,21 +83,15 @@ def make(cfg: Config, setting: EvalSetting) -> Callable[[Params], Iterator[Resul
 
     def evaluate(params: Params, aux=None) -> Iterator[Result]:
         del aux
-        every = []
+        every: list[Result] = []
         for name, source in sources.items():
             src, trg = sides(params, source)
             forward, backward = retrieval_accuracy(src, trg, search=nearest_both)
-            every.append((forward + backward) / 2)
-            yield Result("retrieval", name, "accuracy", forward, len(src))
-            yield Result(
-                "retrieval",
-                "-".join(_langs(setting.manifest, name)[::-1]),
-                "accuracy",
-                backward,
-                len(src),
-            )
-        smallest = min(s.index[0].size for s in sources.values())
-        yield Result("retrieval", "avg", "accuracy", float(np.mean(every)), smallest)
+            turned = "-".join(_langs(setting.manifest, name)[::-1])
+            for lang, accuracy in ((name, forward), (turned, backward)):
+                every.append(Result("retrieval", lang, "accuracy", accuracy, len(src)))
+        yield from every
+        yield from average(every, min)
 
     return evaluate
 

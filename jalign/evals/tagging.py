@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from jalign.data.tasks.encode import restore_tags
-from jalign.evals._gold import average
+from jalign.evals._averages import average
 from jalign.evals._labelled import Labelled, LabelledConfig, LabelledSet, open_labelled
 from jalign.metrics.accuracy import token_accuracy
 from jalign.metrics.span_f1 import span_scores

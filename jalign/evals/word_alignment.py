@@ -19,7 +19,8 @@ from jalign.align.methods import LAYOUTS, Rule, cell_arrays, row_links
 from jalign.data.records import Side
 from jalign.data.rows import Layout, Part, PartIndex, RowSource
 from jalign.data.tokenizer import Tokenizer, load_tokenizer
-from jalign.evals._gold import GoldSet, average, read_gold_sets, results, task_name
+from jalign.evals._averages import average
+from jalign.evals._gold import GoldSet, read_gold_sets, results, task_name
 from jalign.metrics.aer import LinkCounts, count_links
 from jalign.nn.packed import unit_ids
 from jalign.types import EvalSetting, Params, Result

@@ -112,6 +112,29 @@ def _outputs(cfg: Any, module: nn.Module, ids_1L, position_1L, unit_1L) -> dict[
     }
 
 
+def open_torch(path: Path, kind: Any, spare: str = "") -> Any:
+    """Open a folder with a class of `transformers` in PyTorch, in evaluation mode and float32.
+
+    Raises: BadData where the folder lacks a tensor that PyTorch would draw at random; those with
+    `spare` in their name are not asked for.
+    """
+    import torch
+
+    model, found = kind.from_pretrained(
+        str(path),
+        local_files_only=True,
+        use_safetensors=True,
+        trust_remote_code=False,
+        dtype=torch.float32,
+        attn_implementation="eager",
+        output_loading_info=True,
+    )
+    lacking = [n for n in found["missing_keys"] if not spare or spare not in n]
+    if lacking:
+        raise BadData(f"{path}: PyTorch finds no {sorted(lacking)[:5]} in it")
+    return model.eval()
+
+
 def torch_outputs(
     path: Path, *, head: bool, pooler: bool, ids: list[np.ndarray]
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -122,23 +145,9 @@ def torch_outputs(
     import torch
     from transformers import AutoModel, AutoModelForMaskedLM
 
-    def load(kind):
-        model, found = kind.from_pretrained(
-            str(path),
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            dtype=torch.float32,
-            attn_implementation="eager",
-            output_loading_info=True,
-        )
-        lacking = [n for n in found["missing_keys"] if pooler or "pooler" not in n]
-        if lacking:
-            raise BadData(f"{path}: PyTorch finds no {sorted(lacking)[:5]} in it")
-        return model.eval()
-
-    model = load(AutoModelForMaskedLM if head else AutoModel)
-    base = load(AutoModel) if head and pooler else model
+    spare = "" if pooler else "pooler"
+    model = open_torch(path, AutoModelForMaskedLM if head else AutoModel, spare)
+    base = open_torch(path, AutoModel, spare) if head and pooler else model
     for sentence in ids:
         row = torch.tensor(sentence[None].astype(np.int64))
         with torch.no_grad():

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jalign.encoders._names import KERNEL, SAME, Name, to_hf
-from jalign.errors import BadData, ConfigError
-from jalign.hf.compare import Difference
+from jalign.errors import ConfigError
+from jalign.hf.compare import Difference, open_torch
 
 SUFFIX = {
     "tag": "ForTokenClassification",
@@ -125,18 +125,7 @@ def torch_logits(path: Path, head: TaskHead, ids: list[np.ndarray]) -> Iterator[
     import torch
     import transformers
 
-    model, found = getattr(transformers, head.auto).from_pretrained(
-        str(path),
-        local_files_only=True,
-        use_safetensors=True,
-        trust_remote_code=False,
-        dtype=torch.float32,
-        attn_implementation="eager",
-        output_loading_info=True,
-    )
-    if found["missing_keys"]:
-        raise BadData(f"{path}: PyTorch finds no {sorted(found['missing_keys'])[:5]} in it")
-    model.eval()
+    model = open_torch(path, getattr(transformers, head.auto))
     for sentence in ids:
         with torch.no_grad():
             out = model(torch.tensor(sentence[None].astype(np.int64)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from jalign.types import Array, Batch
@@ -47,16 +48,29 @@ def unit_ids(batch: Batch) -> Array:
     return jnp.cumsum(start_BL, axis=1, dtype=jnp.int32) * real_BL
 
 
+def member_means(h_BLD: Array, member_BLK: Array) -> Array:
+    """Average the hidden states of the members of each set (bool [B, L, K]): float32 [B, K, D],
+    zeros for an empty set.
+    """
+    weight_BLK = member_BLK.astype(jnp.float32)
+    # f32 and no bf16 passes: means of many bf16 states lose the differences that retrieval
+    # compares, cosines of means decide links, and go over a temperature
+    total_BKD = jnp.einsum(
+        "BLK,BLD->BKD",
+        weight_BLK,
+        h_BLD.astype(jnp.float32),
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    return total_BKD / jnp.maximum(weight_BLK.sum(axis=1), 1.0)[..., None]
+
+
 def unit_means(h_BLD: Array, unit_BL: Array, num_units: int) -> Array:
     """Average the hidden states of each unit, its special tokens included: float32
     [B, num_units, D].
 
     Column u is unit u + 1; rows with fewer units give zeros there.
     """
-    member_BLU = (unit_BL[..., None] == jnp.arange(1, num_units + 1)).astype(jnp.float32)
-    # f32: means of many bf16 states lose the differences that retrieval compares
-    total_BUD = jnp.einsum("BLU,BLD->BUD", member_BLU, h_BLD.astype(jnp.float32))
-    return total_BUD / jnp.maximum(member_BLU.sum(axis=1), 1.0)[..., None]
+    return member_means(h_BLD, unit_BL[..., None] == jnp.arange(1, num_units + 1))
 
 
 def scatter_links(batch: Batch) -> Array:

@@ -1,4 +1,6 @@
-"""What the objectives on labelled rows share: encoding a batch, and the loss of classes."""
+"""What the objectives on labelled rows share: encoding a batch, predicting, and the loss
+of classes.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from jalign.nn.packed import unit_ids
 from jalign.types import Array, Batch, Encoder, Key, Loss, Mean, Params
@@ -31,6 +34,16 @@ def make_encode(encoder: Encoder, stream: str) -> Callable[[Params, Batch, Key |
         )
 
     return encode
+
+
+def predict_with(name: str, head: nn.Module, encoder: Encoder, stream: str) -> Predict:
+    """Build `predict(params, batch)`: what a head with the parameters `name` says of every slot."""
+    encode = make_encode(encoder, stream)
+
+    def predict(params: Params, batch: Batch) -> Array:
+        return head.apply({"params": params[name]}, encode(params, batch, None))
+
+    return predict
 
 
 def text_types(batch: Batch) -> Array:

@@ -16,7 +16,7 @@ from flax import linen as nn
 
 from jalign.data.rows import SIDE_TRG, SPECIALS
 from jalign.nn.layers import Dense
-from jalign.objectives._supervised import Predict, make_encode
+from jalign.objectives._supervised import Predict, make_encode, predict_with
 from jalign.types import Array, Aux, Batch, Batches, Encoder, Key, Loss, Mean, Objective, Params
 
 NAME = "span"
@@ -42,12 +42,7 @@ class Head(nn.Module):
 
 def make_predict(cfg: Config, encoder: Encoder) -> Predict:
     """Build `predict(params, batch)`: the logits of start and end at every slot, [B, L, 2]."""
-    encode = make_encode(encoder, cfg.stream)
-
-    def predict(params: Params, batch: Batch) -> Array:
-        return Head().apply({"params": params[NAME]}, encode(params, batch, None))
-
-    return predict
+    return predict_with(NAME, Head(), encoder, cfg.stream)
 
 
 def span_loss(logit_BL2: Array, batch: Batch) -> Loss:

@@ -13,8 +13,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jalign.nn.layers import Dense, dropout
-from jalign.objectives._supervised import Predict, class_loss, make_encode, num_labels
-from jalign.types import Array, Aux, Batch, Batches, Encoder, Key, Loss, Objective, Params
+from jalign.objectives._supervised import (
+    Predict,
+    class_loss,
+    make_encode,
+    num_labels,
+    predict_with,
+)
+from jalign.types import Array, Aux, Batches, Encoder, Key, Loss, Objective, Params
 
 NAME = "tag"
 READS = ("ids", "example", "side", "position", "label")
@@ -55,12 +61,7 @@ def make_predict(cfg: Config, encoder: Encoder) -> Predict:
     """Build `predict(params, batch)`: the logits of the classes at every slot, float32 [B, L, C];
     they are meant for the first piece of a word.
     """
-    head, encode = make_head(cfg, encoder), make_encode(encoder, cfg.stream)
-
-    def predict(params: Params, batch: Batch) -> Array:
-        return head.apply({"params": params[NAME]}, encode(params, batch, None))
-
-    return predict
+    return predict_with(NAME, make_head(cfg, encoder), encoder, cfg.stream)
 
 
 def make(cfg: Config, encoder: Encoder) -> Objective:

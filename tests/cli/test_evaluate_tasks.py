@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jalign import config
-from jalign.cli._evaluate_tasks import asked_task
+from jalign.cli._evaluate import asked_task
 from jalign.cli.evaluate import OTHERS, main
 from jalign.data.tasks import pairs as pair_files
 from jalign.errors import UserError
@@ -144,6 +144,9 @@ def test_mined_pairs_are_scored_at_the_threshold_of_the_development_set(
     [
         (["--task=tagging", "--files=en=x"], "--model is missing"),
         (["--task=tagging", "--model=m"], "--files=LANG=FILE, once per set"),
+        (["--task=tagging", "--model=m", "--files=en=x", "--output=."], "is a folder"),
+        (["--task=distances", "--model=m", "--gold=x", "--histograms=."], "is a folder"),
+        (["--task=embedding_alignment", "--model=m", "--dictionary=x", "--output=."], "a folder"),
         (["--task=qa", "--model={run}", "--files=en=x"], "objectives of kind 'span'.*are: none"),
         (["--task=tagging", "--model={run}", "--files=en=none"], "no such files: en=none"),
         (["--task=tagging", "--model={run}", "--files=none"], "need LANG=PATH"),
