@@ -4,8 +4,9 @@
 
 In: a folder of `jalign prepare` with pairs. Every entry below is a whole step (forward, backward,
 AdamW) on the same rows of text and of pairs as its reference; steps of all entries take turns, A B
-C A B C, in one process, and a ratio is the median of those of the turns. A new objective is a line
-of ENTRIES.
+C A B C, in one process, and a ratio is the median of those of the turns. What an objective costs
+beyond its passes through the encoder is seen against an entry that makes the same passes with
+hardly a loss ("mlm + tlm, N more"). A new objective is a line of ENTRIES.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ DICTIONARY = "DICTIONARY"  # stands for the file of the benchmark's dictionary
 
 @dataclass(frozen=True)
 class Entry:
-    """Objectives, and changes of the streams "mono" and "pair"; a stream no objective reads is
-    left out. `against`: the entry it is compared with.
+    """Objectives, and changes of the stream "pair"; a stream no objective reads is left out.
+    `against`: the entry it is compared with.
     """
 
     objectives: Mapping[str, Mapping[str, Any]]
@@ -46,7 +47,19 @@ class Entry:
     against: str = REFERENCE
 
 
+def passes(num: int, stream: str) -> dict[str, dict[str, Any]]:
+    """Return objectives that pass a stream through the encoder and predict a word in a hundred."""
+    return {f"pass{i}": dict(kind="mlm", stream=stream, rate=0.01) for i in range(num)}
+
+
+def beside(objective: str, **entries: Any) -> Entry:
+    """Return MLM, TLM and an objective on separate pairs, against one more pass through them."""
+    return Entry(MLM | TLM | {objective: entries}, against=ONE_MORE)
+
+
 MLM, TLM = {"mlm": {}}, {"tlm": {}}
+ONE_MORE, TWO_MORE = (f"{REFERENCE}, {what}" for what in ("1 more (separate)", "2 more (joint)"))
+AMBER = dict(stream="pair", sentences="separate", similarity="scaled_dot")
 ALIGN = {"align_mlm": dict(weight=10.0, dictionary=DICTIONARY)}
 DICT = dict(dictionary=DICTIONARY)
 ENTRIES = {
@@ -61,8 +74,24 @@ ENTRIES = {
     "mlm": Entry(MLM),
     "mlm + align_mlm": Entry(MLM | ALIGN, against="mlm"),
     "dict_mlm": Entry({"dict_mlm": DICT}, against="mlm"),
+    ONE_MORE: Entry(MLM | TLM | passes(1, "separate")),
+    TWO_MORE: Entry(MLM | TLM | passes(2, "pair")),
+    "+ amber (words)": Entry(MLM | TLM | {"amber": AMBER | dict(losses=("wa",))}, against=TWO_MORE),
+    "+ amber (sentences)": beside("amber", **AMBER, losses=("sa",)),
+    "+ labse": beside("labse", stream="separate", tau=0.05, margin=0.3),
+    "+ dap": beside("dap", stream="separate", tau=0.05),
+    "+ veco2 (sentences)": beside("veco2", stream="separate", losses=("s2s",)),
+    "+ infoxlm": beside("infoxlm", stream="separate", queue=4096),
 }
-STREAM_OF = {"mlm": "mono", "dict_mlm": "mono", "align_mlm": None}  # the others read "pair"
+STREAM_OF = {"mlm": "mono", "dict_mlm": "mono", "align_mlm": None}  # the others: see streams_read
+
+
+def streams_read(name: str, entries: Mapping[str, Any]) -> set[str | None]:
+    """Return the streams that an objective of an entry reads."""
+    if "losses" in entries and "sentences" in entries:  # amber
+        places = {"wa": entries["stream"], "sa": entries["sentences"]}
+        return {places[loss] for loss in entries["losses"]}
+    return {entries.get("stream", STREAM_OF.get(name, "pair"))}
 
 
 def entries_of(args: argparse.Namespace, entry: Entry, dictionary: str) -> dict[str, Any]:
@@ -73,16 +102,20 @@ def entries_of(args: argparse.Namespace, entry: Entry, dictionary: str) -> dict[
     )  # fmt: skip
     size = dict(rows=args.rows, row_length=args.length, max_unit=min(128, args.length))
     streams = {"mono": dict(layout="single", **size), "pair": dict(layout="joint", **size)}
+    half = min(64, args.length // 2)  # infoxlm joins sentences two by two
+    streams["separate"] = dict(layout="separate", **size | dict(max_unit=half))
     streams["pair"] |= entry.pair
     if any(o.get("form") == "halves" for o in entry.objectives.values()):
         streams["pair"]["max_unit"] = 0
-    read = {STREAM_OF.get(name, "pair") for name in entry.objectives}
+    read = set().union(*(streams_read(*objective) for objective in entry.objectives.items()))
     objectives = {
         name: {k: dictionary if v == DICTIONARY else v for k, v in entries.items()}
         for name, entries in entry.objectives.items()
     }
     if "xlm_align" in objectives:
         objectives["xlm_align"] = dict(layer=max(1, args.layers * 2 // 3))
+    if "infoxlm" in objectives:
+        objectives["infoxlm"]["layer"] = max(1, args.layers * 2 // 3)
     return dict(
         data=args.data, steps=1000, encoder=shape, objectives=objectives,
         streams={name: stream for name, stream in streams.items() if name in read},
@@ -140,7 +173,8 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=value)
     args = parser.parse_args()
     chosen = {n: e for n, e in ENTRIES.items() if any(p in n for p in args.only.split(","))}
-    chosen = {e.against: ENTRIES[e.against] for e in chosen.values()} | chosen
+    for _ in range(2):  # what they are compared with, and what that is compared with
+        chosen = {e.against: ENTRIES[e.against] for e in chosen.values()} | chosen
     steppers = {}
     with tempfile.TemporaryDirectory() as folder:
         dictionary = Path(folder) / "dictionary.npz"
