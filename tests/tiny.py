@@ -11,9 +11,11 @@ import numpy as np
 from jalign.data.records import Example, Text, write_dataset
 from jalign.data.rows import Layout, Part, RowSource, Side, Specials
 from jalign.data.tokenizer import load_tokenizer, train_tokenizer
+from jalign.types import TokenIds
 
 VOCAB = 120
 SPECIALS = Specials(bos=0, eos=2, pad=1)
+TOKENS = TokenIds(mask=VOCAB - 1, specials=(0, 1, 2, 3, VOCAB - 1))
 WORDS = (
     "la maison est grande le chat dort sur un lit the house is big cat sleeps on a bed der Hund "
     "schläft im Haus мир дом кот спит 家 猫 眠る बड़ा घर"

@@ -13,11 +13,10 @@ from jalign.data.rows import Layout, Part, RowSource
 from jalign.encoders import bert
 from jalign.encoders._names import from_hf
 from jalign.objectives import classify, span, tag
-from jalign.types import Encoder, TokenIds
-from tests.tiny import SPECIALS, VOCAB, random_side
+from jalign.types import Encoder
+from tests.tiny import SPECIALS, TOKENS, VOCAB, random_side
 
 CLASSES = ("A", "B", "C", "D", "E")
-TOKENS = TokenIds(mask=VOCAB - 1, specials=(0, 1, 2, 3, VOCAB - 1))
 LENGTH = 64
 BLANK = {"ids": 1, "word": -1, "label": -1}  # what stands in padding, where it is not 0
 

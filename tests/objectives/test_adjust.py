@@ -17,8 +17,7 @@ from jalign.objectives import adjust, mlm
 from jalign.train.step import StepConfig, make_train_step, name_key
 from jalign.types import Encoder, TrainState
 from tests.linked import kept_links, linked_rows, pairs_alone, words_of
-from tests.objectives.test_mlm import TOKENS
-from tests.tiny import VOCAB
+from tests.tiny import TOKENS, VOCAB
 
 KEY = jax.random.key(1)
 SHAPE = dict(hidden=16, layers=2, heads=2, mlp=32, max_positions=66, init_std=0.5)
@@ -34,12 +33,6 @@ def encoder_of(**changes):
 @pytest.fixture(scope="module")
 def encoder():
     return encoder_of()
-
-
-@pytest.fixture(scope="module")
-def params(encoder):
-    draw = jax.jit(lambda key: nn.unbox(bert.init_params(encoder.module, key)))
-    return {"encoder": draw(jax.random.key(0))}
 
 
 @pytest.fixture(scope="module")

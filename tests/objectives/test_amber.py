@@ -13,8 +13,8 @@ from jalign.encoders import bert, modernbert
 from jalign.nn.packed import unit_ids
 from jalign.objectives import amber
 from jalign.types import Encoder
-from tests.objectives.test_mlm import TOKENS, one_example_per_row
-from tests.tiny import VOCAB, rows_of
+from tests.objectives.test_mlm import one_example_per_row
+from tests.tiny import TOKENS, VOCAB, rows_of
 
 ROWS = 8
 FAMILIES = {

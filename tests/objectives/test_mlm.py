@@ -8,30 +8,14 @@ import pytest
 from flax import linen as nn
 
 from jalign import config
-from jalign.encoders import bert
 from jalign.errors import ConfigError
 from jalign.nn.packed import unit_ids
 from jalign.objectives import mlm, tlm
-from jalign.types import Encoder, TokenIds
-from tests.tiny import VOCAB, rows_of
+from tests.tiny import rows_of
 
-TOKENS = TokenIds(mask=VOCAB - 1, specials=(0, 1, 2, 3, VOCAB - 1))
 # Selects every token and keeps all of them: no draw matters, so that layouts can be compared.
 EVERYTHING = dict(rate=1 - 1e-9, mask=0.0, replace=0.0)
 BOTH = [(mlm, "mono", "single"), (tlm, "pair", "joint")]
-
-
-@pytest.fixture(scope="module")
-def encoder():
-    shape = dict(hidden=16, layers=2, heads=2, mlp=32, max_positions=66, init_std=0.5)
-    cfg = bert.Config(vocab_size=VOCAB, dropout=0.0, attention_dropout=0.0, **shape)
-    return Encoder(bert.make(cfg), TOKENS)
-
-
-@pytest.fixture(scope="module")
-def params(encoder):
-    draw = jax.jit(lambda key: nn.unbox(bert.init_params(encoder.module, key)))
-    return {"encoder": draw(jax.random.key(0))}
 
 
 def loss_of(objective, params, stream, batch, key=None, aux=None):

@@ -18,8 +18,7 @@ from jalign.align.sentences import room, sentence_vectors
 from jalign.encoders import bert
 from jalign.objectives import dap, infoxlm, labse
 from jalign.types import Encoder
-from tests.objectives.test_mlm import TOKENS
-from tests.tiny import VOCAB, rows_of
+from tests.tiny import TOKENS, VOCAB, rows_of
 
 SHAPE = dict(hidden=16, layers=2, heads=2, mlp=32, max_positions=66, init_std=0.5)
 CFG = bert.Config(vocab_size=VOCAB, dropout=0.0, attention_dropout=0.0, **SHAPE)
@@ -44,12 +43,6 @@ def encoder():
         last_layers=layers_of(bert.last_layers),
         languages=("en", "de"),
     )
-
-
-@pytest.fixture(scope="module")
-def params(encoder):
-    draw = jax.jit(lambda key: nn.unbox(bert.init_params(encoder.module, key)))
-    return {"encoder": draw(jax.random.key(0))}
 
 
 @pytest.fixture(scope="module")

@@ -5,32 +5,20 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
-from flax import linen as nn
 
 from jalign.encoders import bert
 from jalign.errors import ConfigError
 from jalign.nn.packed import sides_of
 from jalign.objectives import mlm, tlm
 from jalign.types import Encoder
-from tests.objectives.test_mlm import EVERYTHING, TOKENS
-from tests.tiny import VOCAB, rows_of
+from tests.objectives.test_mlm import EVERYTHING
+from tests.tiny import TOKENS, VOCAB, rows_of
 
 
 def encoder_of(**changes):
     shape = dict(hidden=16, layers=2, heads=2, mlp=32, max_positions=66, init_std=0.5) | changes
     cfg = bert.Config(vocab_size=VOCAB, dropout=0.0, attention_dropout=0.0, **shape)
     return Encoder(bert.make(cfg), TOKENS)
-
-
-@pytest.fixture(scope="module")
-def encoder():
-    return encoder_of()
-
-
-@pytest.fixture(scope="module")
-def params(encoder):
-    draw = jax.jit(lambda key: nn.unbox(bert.init_params(encoder.module, key)))
-    return {"encoder": draw(jax.random.key(0))}
 
 
 def loss_of(encoder, params, batch, **changes):

@@ -8,15 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 
 from jalign.align import word_pairs as w
-from jalign.encoders import bert
 from jalign.objectives import veco2
-from jalign.types import Encoder
 from tests.linked import linked_rows, pairs_alone, words_of
-from tests.objectives.test_mlm import TOKENS
-from tests.tiny import VOCAB
 
 SRC, TRG = [(1, 0), (0, 1)], [(0.8, 0.6), (1, 0), (0, 1)]
 
@@ -116,19 +111,6 @@ def test_an_endless_temperature_counts_the_candidates():
         loss = loss_of(batch, token_tau=1e9, token_candidates=candidates)
         expected = np.log(num) if num else (np.log(3) + np.log(2)) / 2
         np.testing.assert_allclose(loss.total / loss.count, expected, rtol=1e-5)
-
-
-@pytest.fixture(scope="module")
-def encoder():
-    shape = dict(hidden=16, layers=2, heads=2, mlp=32, max_positions=66, init_std=0.5)
-    cfg = bert.Config(vocab_size=VOCAB, dropout=0.0, attention_dropout=0.0, **shape)
-    return Encoder(bert.make(cfg), TOKENS)
-
-
-@pytest.fixture(scope="module")
-def params(encoder):
-    draw = jax.jit(lambda key: nn.unbox(bert.init_params(encoder.module, key)))
-    return {"encoder": draw(jax.random.key(0))}
 
 
 def padded(batch, rows=16):

@@ -16,9 +16,9 @@ from jalign.errors import ConfigError
 from jalign.objectives import xlm_align
 from jalign.train.run import RunConfig, make_run
 from jalign.types import Encoder
-from tests.objectives.test_mlm import EVERYTHING, TOKENS, one_example_per_row
+from tests.objectives.test_mlm import EVERYTHING, one_example_per_row
 from tests.oracles import align as oracle
-from tests.tiny import VOCAB, rows_of, run_entries, write_tiny_dataset
+from tests.tiny import TOKENS, VOCAB, rows_of, run_entries, write_tiny_dataset
 
 VALUES = {"prior": 0.0, "given": 0.0}
 KEY = jax.random.key(1)
