@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 
-import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -15,28 +14,9 @@ from jalign import config
 from jalign.cli import _evaluate_distances
 from jalign.evals import distances
 from jalign.evals._gold import read_gold
-from jalign.hf.folder import write_folder
-from jalign.train.run import RunConfig, make_run
-from tests.tiny import WORDS, run_entries, sentences, write_tiny_dataset
+from tests.tiny import WORDS, sentences
 
 SCORES = ("related", "unrelated", "difference", "error_rate", "auc")
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    data = write_tiny_dataset(tmp_path_factory.mktemp("tiny") / "data")
-    return make_run(config.build(RunConfig, run_entries(data)))
-
-
-@pytest.fixture(scope="module")
-def params(run):
-    """Random weights, larger than those a run starts from."""
-    with jax.set_mesh(run.mesh):
-        params = nn.unbox(run.init_state().params)
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(3), len(leaves))
-    moved = [x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(tree, moved)
 
 
 def write_set(path, pairs, links):
@@ -172,13 +152,11 @@ def test_the_scale_of_the_vectors_changes_distances_alone(specs):
             np.testing.assert_allclose(mine, factor * theirs, rtol=1e-10)
 
 
-def test_the_command_scores_any_model_as_the_run_does(run, params, specs, tmp_path, capsys):
-    model = tmp_path / "model"
-    tokenizer = run.manifest.folder / "tokenizer"
-    encoder = jax.device_get(params["encoder"])
-    write_folder(model, "bert", "xlm-roberta", run.encoder_cfg, encoder, tokenizer)
+def test_the_command_scores_any_model_as_the_run_does(
+    run, params, model_folder, specs, tmp_path, capsys
+):
     output, histograms = tmp_path / "scores.jsonl", tmp_path / "histograms.json"
-    argv = [f"--model={model}", *(f"--gold={spec}" for spec in specs)]
+    argv = [f"--model={model_folder}", *(f"--gold={spec}" for spec in specs)]
     code = _evaluate_distances.main([*argv, f"--output={output}", f"--histograms={histograms}"])
     assert code == 0 and "error_rate" in capsys.readouterr().out
     lines = [json.loads(line) for line in output.read_text().splitlines()]

@@ -8,16 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from jalign import config
 from jalign.evals import heldout, retrieval
-from jalign.train.run import RunConfig, make_run
-from tests.tiny import run_entries, write_tiny_dataset
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    data = write_tiny_dataset(tmp_path_factory.mktemp("tiny") / "data")
-    return make_run(config.build(RunConfig, run_entries(data)))
 
 
 def test_heldout_covers_every_objective_and_is_the_same_every_time(run):

@@ -6,49 +6,19 @@ from __future__ import annotations
 
 import json
 
-import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 
 import jalign
-from jalign import config
 from jalign.cli.main import main
 from jalign.data.tokenizer import load_tokenizer
 from jalign.errors import BadData
 from jalign.evals import word_alignment
-from jalign.hf.folder import write_folder
 from jalign.metrics.aer import corpus_counts, link_scores
-from jalign.train.run import RunConfig, make_run
-from tests.tiny import WORDS, run_entries, sentences, write_tiny_dataset
+from tests.tiny import WORDS, run_entries, sentences
 
 METHODS = ("argmax", "itermax", "match", "softmax", "ot", "forward", "grow-diag-final-and")
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    data = write_tiny_dataset(tmp_path_factory.mktemp("tiny") / "data")
-    return make_run(config.build(RunConfig, run_entries(data)))
-
-
-@pytest.fixture(scope="module")
-def params(run):
-    """Random weights, larger than those a run starts from: every layer then links differently."""
-    with jax.set_mesh(run.mesh):
-        params = nn.unbox(run.init_state().params)
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(3), len(leaves))
-    moved = [x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(tree, moved)
-
-
-@pytest.fixture(scope="module")
-def model_folder(run, params, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("hf") / "model"
-    tokenizer = run.manifest.folder / "tokenizer"
-    encoder = jax.device_get(params["encoder"])
-    write_folder(folder, "bert", "xlm-roberta", run.encoder_cfg, encoder, tokenizer)
-    return folder
 
 
 def write_gold(path, pairs, seed):
