@@ -131,7 +131,7 @@ def test_options_that_the_model_does_not_have_exit_with_2(folder, tmp_path, caps
 
 
 def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_bytes(folder, tmp_path):
-    lines = pairs(16 * WINDOW)
+    lines = pairs(8 * WINDOW)
     for at in (3, 9, 700):  # empty sides first, then lines that are no pairs, read ahead
         lines[at] = "the house\t"
     for at in range(WINDOW + 5, len(lines), WINDOW // 2):
@@ -155,7 +155,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_bytes(folder, tmp_
     assert there["counts"]["links"] == part.count("<sep>")
     again, other = (start(folder, source, path, *flags) for path in (output, whole))
     _, said = again.communicate()
-    assert again.returncode == 0 and f"going on after line {there['lines']:,} of 16,384" in said
+    assert again.returncode == 0 and f"going on after line {there['lines']:,} of 8,192" in said
     assert other.wait() == 0
     assert output.read_bytes() == whole.read_bytes()
     total = expected_counts(lines)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import jax
 import numpy as np
 import pytest
 
+from jalign.cli.main import main
 from jalign.train.checkpoint import Checkpoints
 from tests.tiny import write_tiny_dataset
 
@@ -156,32 +158,36 @@ def test_a_run_killed_at_any_step_ends_with_the_same_bits(data, whole, tmp_path,
     assert_bit_equal(arrays(tmp_path, 12), arrays(whole[0], 12))
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_run_asked_to_stop_saves_and_goes_on(data, whole, tmp_path, number, code):
-    process = start(data, tmp_path, "--config.steps=12", "--config.checkpoint_every=100")
-    wait_for(tmp_path, 2, process)
+def stopped(data, workdir, number, code):
+    """Ask a run to stop after its first steps; return what it said."""
+    process = start(data, workdir, "--config.steps=12", "--config.checkpoint_every=100")
+    wait_for(workdir, 2, process)
     process.send_signal(number)
     err = finish(process, code)
     assert f"{number.name}: saved step" in err
+    return err
+
+
+def test_a_run_asked_to_stop_saves_and_goes_on(data, whole, tmp_path):
+    stopped(data, tmp_path, signal.SIGTERM, 143)
     finish(start(data, tmp_path, "--config.steps=12"))
     assert_bit_equal(arrays(tmp_path, 12), arrays(whole[0], 12))
 
 
+def test_a_run_interrupted_from_the_keyboard_saves_too(data, tmp_path):
+    err = stopped(data, tmp_path, signal.SIGINT, 130)
+    assert f"saved step {Checkpoints(tmp_path, 3).latest_step()}" in err
+
+
 def test_another_mesh_goes_on_with_the_same_losses(data, whole, tmp_path):
-    finish(start(data, tmp_path, "--config.steps=12", "--config.mesh.fsdp=2"))
-    other = tmp_path / "other"
-    process = start(data, other, "--config.steps=12")
-    wait_for(other, 4, process)
-    process.send_signal(signal.SIGTERM)
-    process.wait()
-    process.communicate()
-    err = finish(
-        start(data, other, "--config.steps=12", "--config.mesh.fsdp=2", "--config.mesh.tensor=2")
-    )
-    assert "changed since: mesh" in err
-    wanted = [r["loss"] for r in records(whole[0])]
-    np.testing.assert_allclose([r["loss"] for r in records(tmp_path)], wanted, rtol=1e-5)
-    np.testing.assert_allclose([r["loss"] for r in records(other)], wanted, rtol=1e-5)
+    shutil.copytree(whole[0], tmp_path / "run")
+    for step in (10, 12):
+        shutil.rmtree(tmp_path / f"run/checkpoints/{step}")
+    mesh = ("--config.mesh.fsdp=2", "--config.mesh.tensor=2")
+    err = finish(start(data, tmp_path / "run", "--config.steps=12", *mesh))
+    assert "changed since: mesh" in err and "resuming at step 8" in err
+    mine, wanted = ([r["loss"] for r in records(d)] for d in (tmp_path / "run", whole[0]))
+    np.testing.assert_allclose(mine, wanted, rtol=1e-5)
 
 
 def test_two_processes_train_as_one(data, whole, tmp_path):
@@ -242,5 +248,8 @@ def test_another_config_in_the_same_workdir_is_refused(data, whole):
         (("extra",), "unexpected"),
     ],
 )
-def test_usage_errors_exit_2_and_say_what_to_type(data, tmp_path, flags, what):
-    assert what in finish(start(data, tmp_path, *flags), 2)
+def test_usage_errors_exit_2_and_say_what_to_type(data, tmp_path, monkeypatch, capsys, flags, what):
+    argv = ["pretrain", f"--config={CONFIG}:{data}", f"--workdir={tmp_path}", *flags]
+    monkeypatch.setattr(sys, "argv", ["jalign", *argv])  # ml_collections reads overrides there
+    assert main(argv) == 2  # in this process: the one above is as users meet it
+    assert what in capsys.readouterr().err
