@@ -31,3 +31,19 @@ class Diverged(UserError):
     """Stop because the loss is NaN or far off; the message names the objective and the records."""
 
     exit_code = 4
+
+
+class SaveFailed(UserError):
+    """Stop because a checkpoint could not be written: a full disk, one that is read-only now.
+
+    Exit code 42: earlier checkpoints are whole, and a restart goes on from there.
+    """
+
+    exit_code = 42
+
+    def __init__(self, workdir: object, error: BaseException) -> None:
+        """Name the place and the reason."""
+        super().__init__(
+            f"a checkpoint in {workdir} could not be written: {str(error)[:300]}\nThe earlier ones "
+            "are whole. Make room (or writable), and run the same command again"
+        )

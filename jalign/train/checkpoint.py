@@ -2,26 +2,35 @@
 
 In: a TrainState on any mesh. Out: `workdir/checkpoints/<step>` (the last k) and
 `workdir/best/<step>`. The data cursor is the step itself: batches are a pure function of it. Orbax
-writes to a temporary name and renames, so that a kill during a save leaves the previous step whole.
+writes to a temporary name and renames, so that a kill during a save leaves the previous step whole;
+the files' hashes are written before the renaming, and compared before anything is read.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
-from jalign.errors import BadData, ConfigError
+from jalign.errors import BadData, ConfigError, SaveFailed
+from jalign.train.hashes import find_damage, write_hashes
 from jalign.types import TrainState
 
 # What a checkpoint manager writes lacks a file that Orbax looks for in every folder that it reads.
 logging.getLogger("absl").addFilter(lambda r: "_CHECKPOINT_METADATA" not in r.getMessage())
+
+
+DAMAGED = "damaged"  # folder of a workdir: what must not be used lies there to be looked at
+ADDED_LATER = ("_CHECKPOINT_METADATA", "commit_success.txt")  # by Orbax, just before it renames
 
 
 class Checkpoints:
@@ -29,6 +38,7 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, keep: int) -> None:
         """Open, or create, the folders of a workdir."""
+        self.workdir, self._keep = workdir, keep
         self._last = _manager(workdir / "checkpoints", keep)
         self._best = _manager(workdir / "best", 1)
 
@@ -36,23 +46,68 @@ class Checkpoints:
         """Return the newest complete step, None where there is none."""
         return self._last.latest_step()
 
+    def sound_step(
+        self, agrees: Callable[[Mapping[str, Any]], bool] = lambda meta: True
+    ) -> tuple[int | None, list[str]]:
+        """Return the newest step whose files are as they were written and whose facts agree, None
+        where there is none; and what is to be said of newer ones.
+
+        Those that are damaged are moved to workdir/damaged, those that do not agree are deleted;
+        process 0 decides for all. Steps of before there were hashes serve where no other does.
+        Raises: BadData where all that there were are damaged.
+        """
+        found, notes = None, []
+        if jax.process_index() == 0:
+            found, notes = _choose(self.workdir, agrees)
+        number = -1 if found is None else found
+        number = int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+        self._last.reload()
+        if number == ALL_DAMAGED:
+            what = "\n".join(notes) or "process 0 says which files"
+            raise BadData(
+                f"no checkpoint in {self.workdir} can be used:\n{what}\nThey are in "
+                f"{self.workdir / DAMAGED}. To begin again from step 0, use another --workdir"
+            )
+        return (None if number < 0 else number), notes
+
     def save(
         self, step: int, state: TrainState, meta: Mapping[str, Any], *, best: bool = False
     ) -> None:
         """Start saving; returns once the arrays are copied. A step that is there already is left as
         it is.
 
-        Raises: whatever went wrong in the previous save: an asynchronous failure is never silent.
+        Raises: SaveFailed where this save cannot begin, or the previous one went wrong (an
+        asynchronous failure is never silent); the next call tries again.
         """
         manager = self._best if best else self._last
-        manager.check_for_errors()
-        if step in manager.all_steps():
-            return
         items = {
             "state": ocp.args.StandardSave(_as_dict(state)),
             "meta": ocp.args.JsonSave(dict(meta)),
         }
-        manager.save(step, args=ocp.args.Composite(**items), force=True)
+        with self._failures():
+            manager.check_for_errors()
+            if step in manager.all_steps():
+                return
+            manager.save(step, args=ocp.args.Composite(**items), force=True)
+
+    @contextlib.contextmanager
+    def _failures(self):
+        """Turn what a save raises into SaveFailed, and open the folders anew."""
+        try:
+            yield
+        except Exception as error:  # OSError, ValueError and RuntimeError, as Orbax has it
+            if jax.process_count() == 1:
+                self._reopen()
+            raise SaveFailed(self.workdir, error) from error
+
+    def _reopen(self) -> None:
+        for manager in (self._last, self._best):
+            with contextlib.suppress(Exception):  # it is the failure that has been told
+                manager.close()
+        for name in ("checkpoints", "best"):
+            remove_unfinished(self.workdir / name)
+        self._last = _manager(self.workdir / "checkpoints", self._keep)
+        self._best = _manager(self.workdir / "best", 1)
 
     def read_meta(self, step: int) -> dict[str, Any]:
         """Read what was saved beside the state."""
@@ -82,6 +137,7 @@ class Checkpoints:
 
     def restore_best(self, abstract: TrainState) -> tuple[Any, Any]:
         """Read parameters and auxiliary state of the best model, without the optimiser's."""
+        check_hashes(Path(self._best.directory) / str(self.best_step()))
         folder = self._best.directory / str(self.best_step()) / "state"
         item = {"params": abstract.params, "aux": abstract.aux}
         how = ocp.checkpoint_utils.construct_restore_args(item)
@@ -91,23 +147,92 @@ class Checkpoints:
         return found["params"], found["aux"]
 
     def wait(self) -> None:
-        """Wait for the save under way, and raise what went wrong in it."""
-        for manager in (self._last, self._best):
-            manager.wait_until_finished()
-            manager.check_for_errors()
+        """Wait for the save under way. Raises: SaveFailed."""
+        with self._failures():
+            for manager in (self._last, self._best):
+                manager.wait_until_finished()
+                manager.check_for_errors()
 
     def close(self) -> None:
-        """Wait and release the background threads."""
+        """Wait and release the background threads. Raises: SaveFailed."""
         self.wait()
         self._last.close()
         self._best.close()
 
 
 def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
+    def write_hashes_of_unfinished() -> None:  # in the background, with all files written
+        if jax.process_index() == 0:
+            for path in _unfinished(folder):
+                write_hashes(path, leave_out=ADDED_LATER)
+
+    if jax.process_index() == 0:
+        remove_unfinished(folder)
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep, enable_async_checkpointing=True, create=True
+        max_to_keep=keep,
+        enable_async_checkpointing=True,
+        create=True,
+        async_options=ocp.AsyncOptions(post_finalization_callback=write_hashes_of_unfinished),
     )
     return ocp.CheckpointManager(folder.absolute(), options=options, item_names=("state", "meta"))
+
+
+def _unfinished(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.orbax-checkpoint-tmp*"))
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete what killed or failed saves have left, which nobody else would."""
+    for path in _unfinished(folder):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+ALL_DAMAGED = -2
+
+
+def _choose(workdir: Path, agrees: Callable[[Mapping[str, Any]], bool]) -> tuple[int | None, list]:
+    """Find the step that sound_step returns, ALL_DAMAGED where none can be used."""
+    notes, unhashed = [], []
+    for step in reversed(complete_steps(workdir / "checkpoints")):
+        folder = workdir / "checkpoints" / str(step)
+        damage = find_damage(folder)
+        if damage:
+            _move_aside(workdir, folder)
+            notes.append(f"checkpoint {step} is damaged ({'; '.join(damage[:3])}): not used")
+        elif not agrees(_meta_of(folder)):
+            shutil.rmtree(folder)
+            notes.append(f"checkpoint {step} is from before batches were skipped: deleted")
+        elif damage is None:
+            unhashed.append(step)
+        else:
+            for newer in unhashed:
+                _move_aside(workdir, workdir / "checkpoints" / str(newer))
+                notes.append(f"checkpoint {newer} has no hashes.json: not used")
+            return step, notes
+    if unhashed:
+        return unhashed[0], [*notes, f"checkpoint {unhashed[0]} has no hashes.json: not verified"]
+    return (ALL_DAMAGED if any("damaged" in note for note in notes) else None), notes
+
+
+def _meta_of(folder: Path) -> dict[str, Any]:
+    """Read what was saved beside the state, without the manager, which needs all processes."""
+    try:
+        return json.loads((folder / "meta" / "metadata").read_bytes())
+    except (OSError, ValueError):
+        return {}
+
+
+def _move_aside(workdir: Path, folder: Path) -> None:
+    place = workdir / DAMAGED / folder.name
+    place.parent.mkdir(exist_ok=True)
+    shutil.rmtree(place, ignore_errors=True)
+    folder.rename(place)
+
+
+def check_hashes(folder: Path) -> None:
+    """Compare the files of a checkpoint with their hashes, where it has any. Raises: BadData."""
+    if damage := find_damage(folder):
+        raise BadData(f"{folder} is damaged ({'; '.join(damage[:3])}): use another checkpoint")
 
 
 def _as_dict(state: TrainState) -> dict[str, Any]:
@@ -138,6 +263,7 @@ def read_params(folder: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
     Raises: BadData where one is missing or has another shape.
     """
     folder = folder.absolute()  # orbax finds nothing under a relative path
+    check_hashes(folder)
     with ocp.PyTreeCheckpointer() as reader:
         stored = reader.metadata(folder / "state").item_metadata.tree["params"]
         _check_shapes(folder, stored, expected)
