@@ -110,6 +110,7 @@ def run_entries(data: Path, **changes) -> dict:
         objectives=dict(mlm=dict(), tlm=dict(weight=0.5)),
         optimizer=dict(lr=1e-2, warmup_steps=2, clip_norm=1.0),
         evaluate=dict(every=0, at_start=False, best="", tasks={}),
-        divergence=dict(factor=1.5, window=50),
+        divergence=dict(factor=1.5, window=50, rollbacks=0),
+        hang_s=600.0,
     )
     return entries | changes

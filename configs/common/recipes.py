@@ -284,7 +284,8 @@ def run(**entries) -> ConfigDict:
         keep=3,
         mesh=dict(data=-1, fsdp=1, tensor=1),
         test={},
-        divergence=dict(factor=1.5, window=50),
+        divergence=dict(factor=1.5, window=50, rollbacks=0),
+        hang_s=1800.0,
     )
     if "evaluate" in entries:
         entries["evaluate"] = dict(patience=0) | entries["evaluate"]

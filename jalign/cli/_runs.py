@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,13 @@ def parse_run(fv: flags.FlagValues, command: str, argv: list[str]) -> None:
         "JALIGN_NUM_PROCESSES, JALIGN_PROCESS_ID, or what the scheduler sets)",
         flag_values=fv,
     )
+    flags.DEFINE_string(
+        "skip_batches",
+        "",
+        "batches to leave out from now on, such as 1200-1250,1300: those that diverged.json or a "
+        "look at the log calls bad; the workdir remembers them",
+        flag_values=fv,
+    )
     parse(fv, command, argv)
     if not fv.workdir:
         raise ConfigError("--workdir is missing: type --workdir=runs/NAME")
@@ -48,18 +56,21 @@ def set_up_jax(distributed: bool = False) -> None:
         start(find_place())
 
 
-def train_in(workdir: Path, cfg: Any) -> int:
+def train_in(workdir: Path, cfg: Any, skip_batches: str = "") -> int:
     """Train the run that a `RunConfig` describes; return the exit code."""
+    began = time.time()
     import jax
 
     from jalign.data.records import ManifestError
     from jalign.train.lock import WorkdirLock
     from jalign.train.loop import train
     from jalign.train.run import make_run
+    from jalign.train.skipped import parse_ranges
 
+    ranges = parse_ranges(skip_batches)
     try:
         run = make_run(cfg, workdir=workdir)
     except ManifestError as error:
         raise ConfigError(str(error)) from error
     with WorkdirLock(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
-        return train(run, workdir)
+        return train(run, workdir, skip_batches=ranges, began=began)

@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
     set_up_jax(fv.distributed)
     places = {seed: workdir / f"seed{seed}" for seed in seeds} or {cfg.seed: workdir}
     for seed, place in places.items():
-        code = _train_seed(dataclasses.replace(cfg, seed=seed), place)
+        code = _train_seed(dataclasses.replace(cfg, seed=seed), place, fv.skip_batches)
         if code:
             return code
     best = cfg.evaluate.best
@@ -69,9 +69,9 @@ def read_seeds(given: list[str]) -> list[int]:
     return seeds
 
 
-def _train_seed(cfg: Any, workdir: Path) -> int:
+def _train_seed(cfg: Any, workdir: Path, skip_batches: str) -> int:
     try:
-        return train_in(workdir, cfg)
+        return train_in(workdir, cfg, skip_batches)
     except Diverged as error:
         raise Diverged(f"seed {cfg.seed} in {workdir}: {error}") from error
 

@@ -7,6 +7,7 @@ command. Nothing heavy is imported before the command is known: `jalign --help` 
 from __future__ import annotations
 
 import ast
+import errno
 import importlib.metadata
 import os
 import pkgutil
@@ -17,6 +18,7 @@ from jalign import cli, plugin
 from jalign.cli._memory import use_huge_pages
 from jalign.errors import UserError
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 USAGE = """usage: jalign COMMAND [--flag=value …]
 
 {summary}
@@ -90,6 +92,14 @@ def main(argv: list[str]) -> int:
     except BrokenPipeError:  # `jalign align … | head`: the reader has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        sys.stderr.write(
+            f"jalign: {error.strerror}{where}: make room, or writable, and run it again\n"
+        )
+        return 1
 
 
 def run() -> None:

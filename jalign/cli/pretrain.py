@@ -23,4 +23,4 @@ def main(argv: list[str]) -> int:
 
     run_config = read_config(fv, RunConfig)
     set_up_jax(fv.distributed)
-    return train_in(Path(fv.workdir), run_config)
+    return train_in(Path(fv.workdir), run_config, fv.skip_batches)

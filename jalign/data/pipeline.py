@@ -7,7 +7,7 @@ whatever the number of processes: each one reads the slice that its devices hold
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ from jalign.errors import ConfigError
 
 PREFETCH = 8
 FAR = 1 << 40  # a run may ask for this many steps
+Range = tuple[int, int]  # [begin, end) of batches
 
 
 @dataclass(frozen=True)
@@ -178,8 +179,21 @@ def _single_parts(manifest: Manifest, cfg: StreamConfig, split: str) -> list[Par
     ]
 
 
+def batch_of(step: int, skipped: Sequence[Range]) -> int:
+    """Return the number of a step's batch: the step-th of those not in `skipped`, which is sorted
+    and whose ranges do not touch.
+    """
+    for begin, end in skipped:
+        if step < begin:
+            break
+        step += end - begin
+    return step
+
+
 class BatchSource:
-    """Random access to this process's part of every step's batches."""
+    """Random access to this process's part of every step's batches; those of the ranges `skipped`
+    are left out.
+    """
 
     def __init__(
         self,
@@ -192,6 +206,7 @@ class BatchSource:
         """
         self.streams, self.rows_per_step = streams, dict(rows)
         self.local = dict(local or {name: (0, n) for name, n in rows.items()})
+        self.skipped: tuple[Range, ...] = ()
 
     def __len__(self) -> int:
         """Return how many steps there are: as good as endless."""
@@ -199,9 +214,10 @@ class BatchSource:
 
     def __getitem__(self, step: int) -> dict[str, dict[str, np.ndarray]]:
         """Build {stream: fields} of one step."""
+        batch = batch_of(step, self.skipped)
         return {
             name: stream.rows(
-                step * self.rows_per_step[name] + self.local[name][0],
+                batch * self.rows_per_step[name] + self.local[name][0],
                 self.local[name][1] - self.local[name][0],
             )
             for name, stream in self.streams.items()
@@ -211,11 +227,12 @@ class BatchSource:
         """Name every record of a step's global batch, per stream: what to look at when a step goes
         wrong.
         """
+        batch = batch_of(step, self.skipped)
         return {
             name: [
                 r
                 for i in range(self.rows_per_step[name])
-                for r in stream.records(step * self.rows_per_step[name] + i)
+                for r in stream.records(batch * self.rows_per_step[name] + i)
             ]
             for name, stream in self.streams.items()
         }

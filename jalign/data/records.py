@@ -26,6 +26,7 @@ from jalign.data.columns import (
     missing_columns,
     open_sides,
 )
+from jalign.data.hashes import find_damage, write_hashes
 from jalign.errors import BadData
 
 __all__ = [
@@ -190,6 +191,9 @@ def open_source(manifest: Manifest, name: str, stream: str, split: str) -> Sourc
     folder = manifest.folder / "columns" / stream / name / split
     if missing_columns(folder, num_sides=NUM_SIDES[stream]):
         _rebuild_columns(manifest, info, split, folder)
+    about = info.splits[split].sha256
+    if damage := find_damage(folder, about=about, sizes_only=True):
+        raise _damaged(folder, damage)
     source = Source(name, stream, info.langs, open_sides(folder, num_sides=NUM_SIDES[stream]))
     tokens = sum(int(side.offsets[-1]) for side in source.sides)
     if (source.num_examples, tokens) != (info.splits[split].count, info.splits[split].tokens):
@@ -199,6 +203,27 @@ def open_source(manifest: Manifest, name: str, stream: str, split: str) -> Sourc
             "rebuild it."
         )
     return source
+
+
+def check_columns(manifest: Manifest) -> None:
+    """Read all columns that there are, and compare them with their hashes, where they have any.
+
+    Raises: ManifestError naming the files that are not what `jalign prepare` wrote.
+    """
+    for info in manifest.sources:
+        for split, said in info.splits.items():
+            folder = manifest.folder / "columns" / info.stream / info.name / split
+            if missing_columns(folder, num_sides=NUM_SIDES[info.stream]):
+                continue  # rebuilt when they are opened
+            if damage := find_damage(folder, about=said.sha256):
+                raise _damaged(folder, damage)
+
+
+def _damaged(folder: Path, damage: Sequence[str]) -> ManifestError:
+    return ManifestError(
+        f"{folder} is not what 'jalign prepare' wrote ({'; '.join(damage[:3])}): delete it, "
+        "and it is rebuilt from the records"
+    )
 
 
 def _rebuild_columns(manifest: Manifest, info: SourceInfo, split: str, folder: Path) -> None:
@@ -215,6 +240,7 @@ def _rebuild_columns(manifest: Manifest, info: SourceInfo, split: str, folder: P
                 f"the records of {info.stream}/{info.name}/{split} in {manifest.folder} do not "
                 "have the hash of the manifest: they were changed or damaged; prepare them again."
             )
+        write_hashes(new, about=columns.sha256)
         if folder.exists():  # incomplete, or made meanwhile by another process
             shutil.rmtree(folder, ignore_errors=True)
         try:
@@ -300,6 +326,7 @@ class DatasetWriter:
             for example in examples:
                 columns.append(example)
                 yield example
+        write_hashes(folder, about=columns.sha256)
         infos[split] = SplitInfo(columns.num_examples, sum(columns.num_tokens), columns.sha256)
 
     def finish(self, details: Mapping[str, Any] | None = None) -> Manifest:

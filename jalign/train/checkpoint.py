@@ -21,8 +21,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from jalign.data.hashes import find_damage, write_hashes
 from jalign.errors import BadData, ConfigError, SaveFailed
-from jalign.train.hashes import find_damage, write_hashes
 from jalign.types import TrainState
 
 # What a checkpoint manager writes lacks a file that Orbax looks for in every folder that it reads.
@@ -46,8 +46,12 @@ class Checkpoints:
         """Return the newest complete step, None where there is none."""
         return self._last.latest_step()
 
+    def steps(self) -> list[int]:
+        """List the complete steps."""
+        return sorted(self._last.all_steps())
+
     def sound_step(
-        self, agrees: Callable[[Mapping[str, Any]], bool] = lambda meta: True
+        self, agrees: Callable[[int, Mapping[str, Any]], bool] = lambda step, meta: True
     ) -> tuple[int | None, list[str]]:
         """Return the newest step whose files are as they were written and whose facts agree, None
         where there is none; and what is to be said of newer ones.
@@ -190,7 +194,9 @@ def remove_unfinished(folder: Path) -> None:
 ALL_DAMAGED = -2
 
 
-def _choose(workdir: Path, agrees: Callable[[Mapping[str, Any]], bool]) -> tuple[int | None, list]:
+def _choose(
+    workdir: Path, agrees: Callable[[int, Mapping[str, Any]], bool]
+) -> tuple[int | None, list]:
     """Find the step that sound_step returns, ALL_DAMAGED where none can be used."""
     notes, unhashed = [], []
     for step in reversed(complete_steps(workdir / "checkpoints")):
@@ -199,7 +205,7 @@ def _choose(workdir: Path, agrees: Callable[[Mapping[str, Any]], bool]) -> tuple
         if damage:
             _move_aside(workdir, folder)
             notes.append(f"checkpoint {step} is damaged ({'; '.join(damage[:3])}): not used")
-        elif not agrees(_meta_of(folder)):
+        elif not agrees(step, _meta_of(folder)):
             shutil.rmtree(folder)
             notes.append(f"checkpoint {step} is from before batches were skipped: deleted")
         elif damage is None:

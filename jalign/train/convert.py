@@ -200,6 +200,7 @@ def _results(model: Pretrained) -> list[dict[str, Any]]:
     file = model.path / "results.jsonl"
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     found = [r for r in map(json.loads, lines) if r.get("step") == model.step]
+    found = [r for r in found if r["task"] != "goodput"]
     found.sort(key=lambda r: "test" in r)
     return list({(r["task"], r["lang"], r["metric"]): r for r in found}.values())
 

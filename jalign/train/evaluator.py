@@ -67,9 +67,15 @@ def _make_evaluation(name: str, entries: Mapping, setting: EvalSetting, here: st
 class Evaluator:
     """The evaluations of one run, built once."""
 
-    def __init__(self, run: Run, workdir: Path, log: Log, stop: StopFlag) -> None:
-        """Build every evaluation once. Raises: ConfigError where one cannot work on this data."""
+    def __init__(
+        self, run: Run, workdir: Path, log: Log, stop: StopFlag, beat: Callable[[str], None]
+    ) -> None:
+        """Build every evaluation once; `beat` is told of every result that comes.
+
+        Raises: ConfigError where one cannot work on this data.
+        """
         self.cfg, self.steps, self.log, self.stop = run.cfg.evaluate, run.cfg.steps, log, stop
+        self.beat = beat
         self.path = workdir / "results.jsonl"
         tasks = self.cfg.tasks if self.cfg.every else {}
         self.tasks = make_evaluations(tasks, run.setting, "config.evaluate.tasks", log.say)
@@ -82,11 +88,18 @@ class Evaluator:
     def _read(self) -> None:
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else ()
         for r in map(json.loads, lines):
+            if r["task"] == "goodput":  # of the run, not of its model
+                continue
             if "test" in r:
                 self.tested.add((r["step"], r["test"]))
             else:
                 scores = self.history.setdefault(r["step"], {})
                 scores[f"{r['task']}/{r['metric']}/{r['lang']}"] = r["value"]
+
+    def rewind(self, step: int) -> None:
+        """Forget what was measured after a step that the run goes on from."""
+        self.history = {s: scores for s, scores in self.history.items() if s <= step}
+        self.tested = {(s, name) for s, name in self.tested if s <= step}
 
     def is_due(self, step: int) -> bool:
         """Say whether to evaluate after this step: every so many, and at the end."""
@@ -122,9 +135,11 @@ class Evaluator:
     def _run(self, tasks: Mapping[str, Evaluate], params: Params, aux: Aux) -> list[Result] | None:
         """Return all results, None where a stop was asked for."""
         results = []
-        for evaluate in tasks.values():
+        for name, evaluate in tasks.items():
+            self.beat(f"evaluation {name}")
             for result in evaluate(params, aux):
                 results.append(result)
+                self.beat(f"evaluation {name}")
                 if self.stop.agreed():
                     return None
         return results

@@ -7,6 +7,7 @@ step stands once.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -16,6 +17,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from jalign.train.board import Board
 
 
 def say(message: str) -> None:
@@ -40,7 +43,7 @@ def format_line(m: Mapping[str, Any], steps: int) -> str:
         f"step {m['step']}/{steps} | loss {m['loss']:.3f} ({losses}) | {m['tokens_per_s']:,.0f} "
         f"tokens/s | rows {100 * m['pack_efficiency']:.1f} % full | input wait "
         f"{100 * m['input_wait_frac']:.1f} % | {mfu} | {m['memory_mib']:,.0f} MiB | "
-        f"{format_duration(m['time_left_s'])} left"
+        f"goodput {100 * m['goodput']:.1f} % | {format_duration(m['time_left_s'])} left"
     )
 
 
@@ -61,22 +64,6 @@ def keep_until(path: Path, step: int) -> None:
     os.replace(partial, path)
 
 
-def _open_board(folder: Path, start: int) -> Any:
-    """Open the TensorBoard files of a run that goes on after step `start`.
-
-    tensorboardX imports torch and boto3 wherever they are installed, for tensors and buckets that
-    we never give it: 2.7 of the 5.6 CPU seconds that it took to import the loop (-X importtime).
-    """
-    spared = [name for name in ("torch", "boto3") if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(spared))  # None: to import it is an ImportError at once
-    try:
-        from tensorboardX import SummaryWriter
-    finally:
-        for name in spared:
-            del sys.modules[name]
-    return SummaryWriter(str(folder), purge_step=start or None)
-
-
 class Log:
     """The voice of one run."""
 
@@ -87,14 +74,24 @@ class Log:
             None,
             {name: workdir / f"{name}.jsonl" for name in ("metrics", "results")},
         )
-        self._board = None
+        self._board, self._folder = None, workdir / "tensorboard"
+        self._unwritten: dict[str, list[str]] = {name: [] for name in self._paths}
         if not writes:
             return
-        for path in self._paths.values():
-            keep_until(path, start)
-        self._board = _open_board(workdir / "tensorboard", start)
         if sys.stderr.isatty():
             self._open_bar(start)
+        self.rewind(start)
+
+    def rewind(self, step: int) -> None:
+        """Drop what was logged after a step that the run goes on from."""
+        if not self.writes:
+            return
+        for path in self._paths.values():
+            keep_until(path, step)
+        if self._board:
+            self._board.close()
+        self._board = Board(self._folder, step, self.say)
+        self.step(step)
 
     def _open_bar(self, start: int) -> None:
         columns = (
@@ -147,13 +144,32 @@ class Log:
             self._board.add_scalar(tag, r["value"], step)
 
     def _append(self, name: str, *records: Mapping[str, Any]) -> None:
-        """Add records at once: a kill leaves all of them or none, but for a line cut short."""
-        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        with self._paths[name].open("a", encoding="utf-8") as file:
-            file.write(text)
+        """Add records at once: a kill leaves all of them or none, but for a line cut short.
+
+        What cannot be written is kept, and written with the next.
+        """
+        waiting, path = self._unwritten[name], self._paths[name]
+        had_to_wait = bool(waiting)
+        waiting += [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+        size = path.stat().st_size if path.exists() else 0
+        try:
+            with path.open("ab") as file:
+                file.write("".join(waiting).encode())
+        except OSError as error:
+            with contextlib.suppress(OSError):  # half of it may be there
+                os.truncate(path, size)
+            if not had_to_wait:
+                self.say(f"{path}: {error}; its records are kept until there is room")
+            return
+        waiting.clear()
 
     def close(self) -> None:
         """Flush and leave the terminal as it was."""
+        for name, waiting in self._unwritten.items():
+            if waiting:
+                self._append(name)
+            if waiting:
+                self.say(f"{self._paths[name]}: {len(waiting)} records could not be written")
         if self.progress:
             self.progress.stop()
         if self._board:

@@ -2,83 +2,103 @@
 
 In: a checked `Run` and a workdir. Out: checkpoints, model.json and the tokenizer, metrics.jsonl,
 results.jsonl, TensorBoard files, and an exit code: 0 done, 143 saved after SIGTERM, 130 after
-Ctrl-C; `Diverged` carries 4. Resumes by itself from the newest complete checkpoint.
+Ctrl-C; `Diverged` carries 4, `SaveFailed` 42. Resumes by itself from the newest sound checkpoint.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import json
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import flax.linen as nn
 import jax
 
-from jalign import config
-from jalign.data.pipeline import load_batches
-from jalign.errors import ConfigError
+from jalign.data.pipeline import Range, load_batches
 from jalign.nn.attention import choose_attention
 from jalign.train import mesh as mesh_lib
-from jalign.train.checkpoint import Checkpoints, check_same_run
+from jalign.train.checkpoint import Checkpoints
 from jalign.train.evaluator import Evaluator
-from jalign.train.log import Log, format_duration
+from jalign.train.goodput import Ledger
+from jalign.train.hang import HangWatch
+from jalign.train.job import Found, Job, find, roll_back, take
+from jalign.train.log import Log, format_duration, say
 from jalign.train.model_file import MODEL_FILE
 from jalign.train.rates import Rates
 from jalign.train.run import Run
-from jalign.train.run_config import RunConfig
+from jalign.train.skipped import Skipped
 from jalign.train.start import write_description
 from jalign.train.stop import StopFlag
-from jalign.train.watch import Watch
+from jalign.train.watch import Spike, Watch
 from jalign.types import TrainState
 
 AGREE_EVERY = 10  # steps between asking the other processes whether to stop: it waits for them
 
 
-def train(run: Run, workdir: Path) -> int:
+def train(
+    run: Run, workdir: Path, *, skip_batches: Sequence[Range] = (), began: float | None = None
+) -> int:
     """Train to the end, to SIGTERM or to divergence; return the exit code.
 
-    Raises: Diverged (exit code 4); ConfigError where the workdir holds another run.
+    `skip_batches`: batches to leave out from now on. `began`: when the process began with this run.
+    Raises: Diverged (exit code 4); SaveFailed (42); ConfigError where the workdir holds another
+    run.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    checkpoints = Checkpoints(workdir, run.cfg.keep)
+    ledger, checkpoints = Ledger(workdir, began), Checkpoints(workdir, run.cfg.keep)
     rules = nn.logical_axis_rules(mesh_lib.RULES)
-    with jax.set_mesh(run.mesh), rules, StopFlag() as stop:
-        state, start, notes = _restore_or_init(run, checkpoints)
+    hang = HangWatch(run.cfg.hang_s, say)
+    with jax.set_mesh(run.mesh), rules, StopFlag() as stop, hang:
+        skipped, watch = Skipped(workdir, skip_batches), Watch(run, workdir)
+        found = find(run, checkpoints, skipped)
+        start = found.step
         if start == 0 and jax.process_index() == 0:
             (workdir / "config.json").write_text(json.dumps(run.facts()["config"], indent=1))
         if jax.process_index() == 0 and (start == 0 or not (workdir / MODEL_FILE).exists()):
             write_description(workdir, run.tokenizer_folder, run.description)
+        ledger.resume(found.meta.get("seconds"))
         log = Log(workdir, run.cfg.steps, start=start, writes=jax.process_index() == 0)
+        job = Job(run, workdir, checkpoints, log, stop, skipped, ledger, hang, watch)
         try:
-            _introduce(run, log, start, notes)
-            return _loop(run, workdir, state, start, checkpoints, log, stop)
+            state = take(job, found)
+            _introduce(run, log, start, found)
+            code = _train_on(job, state, start)
+            if code == 0 and ledger.worked:
+                log.results(run.cfg.steps, ledger.results())
+            return code
         finally:
-            checkpoints.close()
-            log.close()
+            try:
+                hang.beat("end")
+                checkpoints.close()
+            finally:
+                log.close()
 
 
-def _restore_or_init(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int, list[str]]:
-    latest = checkpoints.latest_step()
-    if latest is None:
-        return run.init_state(), 0, []
-    saved = checkpoints.read_meta(latest)
-    if "config" not in saved:
-        raise ConfigError(
-            "this workdir is an imported model, not a run: name it as config.init, and another "
-            "--workdir"
-        )
-    with contextlib.suppress(ConfigError):  # entries that came later stand there as they were then
-        saved["config"] = dataclasses.asdict(config.build(RunConfig, saved["config"]))
-    changed = check_same_run(saved, run.facts())
-    return checkpoints.restore(latest, run.abstract), latest, changed
+def _train_on(job: Job, state: TrainState, start: int) -> int:
+    """Run the loop; after a spike, go back and leave out its batches, as often as the config
+    allows.
+    """
+    while True:
+        try:
+            code = _loop(job, state, start)
+            if jax.process_index() == 0:
+                job.ledger.write_alive(start, running=False)
+            return code
+        except Spike as spike:
+            allowed = job.run.cfg.divergence.rollbacks
+            if job.skipped.num_rollbacks >= allowed:
+                if jax.process_index() == 0:
+                    job.ledger.write_alive(start, running=False)
+                if allowed:
+                    spike.args = (f"{spike.args[0]} {allowed} rollbacks did not help.",)
+                raise
+            state, start = roll_back(job, spike)
 
 
-def _introduce(run: Run, log: Log, start: int, changed: list[str]) -> None:
+def _introduce(run: Run, log: Log, start: int, found: Found) -> None:
     """Say once what will run, where, and what was left out."""
     cfg, encoder = run.cfg, run.encoder_cfg
     num_params = sum(math.prod(x.shape) for x in jax.tree.leaves(run.abstract.params))
@@ -121,8 +141,10 @@ def _introduce(run: Run, log: Log, start: int, changed: list[str]) -> None:
     if start:
         log.say(
             f"resuming at step {start}"
-            + (f"; changed since: {', '.join(changed)}" if changed else "")
+            + (f"; changed since: {', '.join(found.changed)}" if found.changed else "")
         )
+    for note in found.notes:
+        log.say(note)
 
 
 def _compile(run: Run, state: TrainState, log: Log) -> Callable:
@@ -137,39 +159,62 @@ def _compile(run: Run, state: TrainState, log: Log) -> Callable:
     return compiled
 
 
-def _loop(
-    run: Run,
-    workdir: Path,
-    state: TrainState,
-    start: int,
-    checkpoints: Checkpoints,
-    log: Log,
-    stop: StopFlag,
-) -> int:
-    cfg, watch, evaluator = run.cfg, Watch(run, workdir), Evaluator(run, workdir, log, stop)
-    if evaluator.catch_up(start, state):
-        checkpoints.save(start, state, run.facts(), best=True)
+def _loop(job: Job, state: TrainState, start: int) -> int:
+    run, cfg, log, ledger = job.run, job.run.cfg, job.log, job.ledger
+    if job.evaluator is None:
+        job.evaluator = Evaluator(run, job.workdir, log, job.stop, job.hang.beat)
+    evaluator = job.evaluator
+    with ledger.during("evaluate"):
+        best = evaluator.catch_up(start, state)
+    if best:
+        job.save(start, state, best=True)
     if start >= cfg.steps or evaluator.out_of_patience():
         why = evaluator.out_of_patience() or "nothing to do (raise config.steps to go on)"
         log.say(f"finished at step {start}: {why}")
-        return _test(run, start, state, checkpoints, evaluator, log, stop)
-    step_fn, rates = _compile(run, state, log), Rates(run)
-    log.say(rates.definition)
+        return _test(job, start, state)
+    if job.compiled is None:
+        job.hang.beat("compilation")
+        with ledger.during("compile"):
+            job.compiled = _compile(run, state, log)
+        log.say((rates := Rates(run, ledger)).definition)
+    else:
+        rates = Rates(run, ledger)
+    done, state = _steps(job, state, start, rates)
+    if done < 0:
+        return 128 - done
+    job.save_and_wait(done, state)
+    log.say(
+        f"done: {done} steps in {format_duration(time.perf_counter() - rates.run_start)}, in "
+        f"{job.workdir}"
+    )
+    return _test(job, done, state)
+
+
+def _steps(job: Job, state: TrainState, start: int, rates: Rates) -> tuple[int, TrainState]:
+    """Take the steps; return the last one, or minus the signal that asked to stop."""
+    run, cfg, log, ledger = job.run, job.run.cfg, job.log, job.ledger
+    evaluator, watch = job.evaluator, job.watch
     batches = load_batches(run.source, start)
     key = jax.random.key(cfg.seed)
     done, pending = start, None
+    ledger.enter("productive")
     while done < cfg.steps:
         agree_now = jax.process_count() == 1 or done % AGREE_EVERY == 0
-        if agree_now and (asked := stop.agreed()):
-            return _save_and_leave(checkpoints, done, state, run, log, asked)
+        if agree_now and (asked := job.stop.agreed()):
+            if pending is not None:
+                watch.check(done, pending)
+            return _save_and_leave(job, done, state, asked), state
+        job.hang.beat(f"step {done + 1}")
         batch = rates.next(batches)
-        state, out = step_fn(state, run.put(batch), key)
+        state, out = job.compiled(state, run.put(batch), key)
         if pending is not None:
             watch.check(
                 done, pending
             )  # one step behind, so that the device never waits for the host
         done, pending = done + 1, out
         log.step(done)
+        if jax.process_index() == 0:
+            ledger.write_alive(done)
         if done % cfg.log_every == 0 or done == cfg.steps:
             log.metrics(rates.record(done, out))
         save = done % cfg.checkpoint_every == 0 or done == cfg.steps
@@ -177,34 +222,24 @@ def _loop(
             watch.check(done, out)  # what is saved is known to be good
             pending = None
         if save:
-            checkpoints.save(done, state, run.facts())
+            job.save(done, state)
         if evaluator.is_due(done):
             begin = time.perf_counter()
-            if evaluator.run_all(done, state):
-                checkpoints.save(done, state, run.facts(), best=True)
+            with ledger.during("evaluate"):
+                best = evaluator.run_all(done, state)
+            if best:
+                job.save(done, state, best=True)
             rates.pause(time.perf_counter() - begin)
             if (why := evaluator.out_of_patience()) and done < cfg.steps:
                 log.say(f"stopping early at step {done}: {why}")
-                checkpoints.save(done, state, run.facts())
                 break
-    checkpoints.wait()
-    log.say(
-        f"done: {done} steps in {format_duration(time.perf_counter() - rates.run_start)}, in "
-        f"{workdir}"
-    )
-    return _test(run, done, state, checkpoints, evaluator, log, stop)
+    ledger.enter("start")  # what follows is neither a step nor lost
+    return done, state
 
 
-def _test(
-    run: Run,
-    done: int,
-    state: TrainState,
-    checkpoints: Checkpoints,
-    evaluator: Evaluator,
-    log: Log,
-    stop: StopFlag,
-) -> int:
+def _test(job: Job, done: int, state: TrainState) -> int:
     """Take the tests of the config with the best model, or the last where none is kept."""
+    run, checkpoints, evaluator = job.run, job.checkpoints, job.evaluator
     if not run.cfg.test:
         return 0
     checkpoints.wait()
@@ -215,18 +250,18 @@ def _test(
     params, aux = state.params, state.aux
     if step != done:
         params, aux = checkpoints.restore_best(run.abstract)
-    if evaluator.test(step, params, aux):
+    with job.ledger.during("evaluate"):
+        taken = evaluator.test(step, params, aux)
+    if taken:
         return 0
-    asked = stop.agreed()
-    log.say(f"{signal.Signals(asked).name}: tests cut short; run the same command again")
+    asked = job.stop.agreed()
+    job.log.say(f"{signal.Signals(asked).name}: tests cut short; run the same command again")
     return 128 + asked
 
 
-def _save_and_leave(
-    checkpoints: Checkpoints, done: int, state: TrainState, run: Run, log: Log, asked: int
-) -> int:
-    checkpoints.save(done, state, run.facts())
-    checkpoints.wait()
+def _save_and_leave(job: Job, done: int, state: TrainState, asked: int) -> int:
+    """Save for good; return minus the signal's number."""
+    job.save_and_wait(done, state)
     name = signal.Signals(asked).name
-    log.say(f"{name}: saved step {done}; run the same command again to go on")
-    return 128 + asked
+    job.log.say(f"{name}: saved step {done}; run the same command again to go on")
+    return -asked

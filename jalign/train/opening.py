@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+
 from jalign.data.pipeline import BatchSource
-from jalign.data.records import Manifest, read_manifest
+from jalign.data.records import Manifest, check_columns, read_manifest
 from jalign.data.tokenizer import Tokenizer, load_tokenizer
 from jalign.errors import BadData, ConfigError
 from jalign.train.run_config import RunConfig
@@ -37,6 +39,8 @@ def open_data(cfg: RunConfig, start: Start | None) -> Opened:
     if not cfg.data:
         return _open_bare(cfg, start)
     manifest = read_manifest(cfg.data)
+    if jax.process_index() == 0:  # it reads everything once
+        check_columns(manifest)
     folder = Path(cfg.data) / "tokenizer"
     tokenizer = load_tokenizer(folder)
     if tokenizer.sha256 != manifest.tokenizer_sha256:

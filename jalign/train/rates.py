@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 from jalign import plugin
 from jalign.data.pipeline import num_units, real_tokens, total_slots
 from jalign.train.devices import memory_mib, peak_flops
+from jalign.train.goodput import Ledger
 from jalign.train.run import Run
 from jalign.train.step import StepOutput
 
@@ -22,9 +23,9 @@ from jalign.train.step import StepOutput
 class Rates:
     """Count tokens and time between two log lines; evaluation and compilation are left out."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, ledger: Ledger) -> None:
         """Measure the machine's peak once, and start now."""
-        self.run, self.run_start = run, time.perf_counter()
+        self.run, self.ledger, self.run_start = run, ledger, time.perf_counter()
         self.peak, source = peak_flops()
         self.definition = (
             "MFU = analytic FLOPs of the real tokens (6 per weight, attention inside units, "
@@ -44,12 +45,14 @@ class Rates:
     def _reset(self) -> None:
         self.start = time.perf_counter()
         self.wait_s = self.paused_s = 0.0
+        self.save_s = self.ledger.seconds["save"]
         self.steps = self.tokens = self.slots = self.units = 0
 
     def next(self, batches: Iterator[dict]) -> dict:
         """Wait for the next batch and count this process's part of it."""
         begin = time.perf_counter()
-        batch = next(batches)
+        with self.ledger.during("input"):
+            batch = next(batches)
         self.wait_s += time.perf_counter() - begin
         self.tokens += real_tokens(batch)
         self.slots += total_slots(batch)
@@ -91,6 +94,8 @@ class Rates:
             "pack_efficiency": self.tokens / self.slots,
             "input_wait_frac": self.wait_s / seconds,
             "mfu": flops / seconds / self.peak if self.peak else 0.0,
+            "goodput": self.ledger.goodput(),
+            "save_stall_frac": max(self.ledger.seconds["save"] - self.save_s, 0.0) / seconds,
             "memory_mib": memory_mib(),
             "time_left_s": step_s * (self.run.cfg.steps - done),
             "step_s": step_s,

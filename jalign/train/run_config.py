@@ -44,10 +44,14 @@ class EvalConfig:
 class DivergenceConfig:
     """Stop where the mean loss of `window` steps exceeds the lowest such mean by `factor` (0:
     never).
+
+    `rollbacks`: so many times in a run, rather than stop, go back to the checkpoint before those
+    steps and leave out their batches; that of a loss or gradient that is not finite alone.
     """
 
     factor: float = 1.5
     window: int = 50
+    rollbacks: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,7 @@ class RunConfig:
     `kind`, its file. `count_rows`: start the output bias at the log frequency of the words in so
     many rows of each stream (0: at zero), so that a short run need not learn frequencies first.
     `test`: evaluations as in `evaluate.tasks`, done once at the end, with the best checkpoint.
+    `hang_s`: exit with code 42 when nothing has happened for so many seconds (0: never).
     """
 
     data: str = ""
@@ -84,6 +89,7 @@ class RunConfig:
     evaluate: EvalConfig = EvalConfig()
     test: Mapping[str, Mapping] = field(default_factory=dict)
     divergence: DivergenceConfig = DivergenceConfig()
+    hang_s: float = 1800.0
 
     def __post_init__(self) -> None:
         """Check the numbers. Raises: ValueError naming the entry."""

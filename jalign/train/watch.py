@@ -4,14 +4,28 @@ records.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import jax
 
 from jalign.errors import Diverged
 from jalign.train.run import Run
 from jalign.train.step import StepOutput
+
+
+class Spike(Diverged):
+    """Stop, or go back: the `num_steps` steps before `step` went wrong."""
+
+    def __init__(self, message: str, step: int, num_steps: int, what: str) -> None:
+        """Say what the user reads, and where."""
+        super().__init__(message)
+        self.step, self.num_steps, self.what = step, num_steps, what
 
 
 class Watch:
@@ -23,10 +37,22 @@ class Watch:
         self.recent: deque[float] = deque(maxlen=max(run.cfg.divergence.window, 1))
         self.lowest = math.inf
 
+    def facts(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps, so that a resumed run judges as this one would."""
+        lowest = self.lowest if math.isfinite(self.lowest) else None
+        return {"recent": list(self.recent), "lowest": lowest}
+
+    def resume(self, facts: Mapping[str, Any]) -> None:
+        """Go on from what a checkpoint kept ({}: from nothing)."""
+        self.recent.clear()
+        self.recent.extend(facts.get("recent", ()))
+        lowest = facts.get("lowest")
+        self.lowest = math.inf if lowest is None else lowest
+
     def check(self, step: int, out: StepOutput) -> None:
         """Look at the outcome of the step that led to `step`.
 
-        Raises: Diverged naming objective and records.
+        Raises: Spike naming objective and records.
         """
         loss = float(out.loss)
         if not bool(out.finite):
@@ -36,7 +62,7 @@ class Watch:
                 if bad
                 else "losses are finite, their gradient is not"
             )
-            self._stop(step, f"{what} (loss {loss}, gradient norm {float(out.grad_norm)})")
+            self._stop(step, 1, f"{what} (loss {loss}, gradient norm {float(out.grad_norm)})")
         # Unweighted: a weight that rises on schedule is no divergence.
         means = {n: float(m.total) / max(float(m.count), 1) for n, m in out.losses.items()}
         self.recent.append(sum(means.values()))
@@ -48,19 +74,24 @@ class Watch:
             worst = max(means, key=means.get)
             self._stop(
                 step,
+                len(self.recent),
                 f"mean loss of {len(self.recent)} steps rose from {self.lowest:.3f} to {mean:.3f}, "
                 f"most in {worst} ({means[worst]:.3f})",
             )
 
-    def _stop(self, step: int, what: str) -> None:
+    def _stop(self, step: int, num_steps: int, what: str) -> None:
         records = self.run.source.records(step - 1)
         path = self.workdir / "diverged.json"
-        path.write_text(json.dumps({"step": step, "what": what, "records": records}, indent=1))
+        if jax.process_index() == 0:
+            with contextlib.suppress(OSError):  # the message says the most of it
+                facts = {"step": step, "what": what, "records": records}
+                path.write_text(json.dumps(facts, indent=1))
         first = ", ".join(
             f"{name} {number}" for batch in records.values() for name, number in batch[:3]
         )
-        raise Diverged(
+        message = (
             f"step {step}: {what}. The last checkpoint is from before it. "
             f"Records of its batch: {first}, ... (all in {path}). Lower "
             "config.optimizer.lr, or look at these records."
         )
+        raise Spike(message, step, num_steps, what)
