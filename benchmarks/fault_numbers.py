@@ -1,0 +1,94 @@
+"""Faults of numbers and of the loader, and the goodput of a run that is killed again and again."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks import fault_inside
+from benchmarks.fault_cases import Case, judge
+from benchmarks.fault_runs import Bench, losses
+
+MTBF_S, HOURS_PER_MTBF = 150.0, 2.5  # a failure every 150 s stands for one every 2.5 h
+FAILURES = 3
+
+
+def skipped_batches(workdir: Path) -> str:
+    """Return what a run left out, as --skip_batches takes it."""
+    entries = json.loads((workdir / "skipped.json").read_text())
+    return ",".join(f"{b}-{e - 1}" for b, e in (entry["batches"] for entry in entries))
+
+
+def nan(bench: Bench) -> Iterator[Case]:
+    """NaN in a loss, in a gradient, in a parameter: go back, leave the batch out, and end as a run
+    does that never saw it.
+    """
+    for what, inside in (
+        ("loss", fault_inside.nan_in_loss),
+        ("gradient", fault_inside.nan_in_gradient),
+        ("one parameter", fault_inside.nan_in_parameter),
+    ):
+        flag = "--config.divergence.rollbacks=1"
+        run = bench.start(bench.new("nan"), flag, inside=inside, pace_s=0)
+        run.finish()
+        skip = skipped_batches(run.workdir)
+        by_hand = bench.start(bench.new("by_hand"), f"--skip_batches={skip}", pace_s=0)
+        by_hand.finish()
+        reference = losses(by_hand.workdir)
+        note = f"left out batch {skip}"
+        yield judge(bench, f"NaN in {what}", run, reference=reference, note=note)
+    for what, inside in (("loss", fault_inside.nan_in_loss),):
+        run = bench.start(bench.new("nan"), inside=inside, pace_s=0)
+        code = run.finish()
+        good = code == 4 and "loss of tlm is not finite" in run.said()
+        yield Case(f"NaN in {what}, no rollbacks", good, wrong=code == 0, note=f"exit code {code}")
+
+
+def lr_x_100(bench: Bench) -> Iterator[Case]:
+    """A learning rate of a hundred times what works: the run stops, and says so."""
+    flags = ("--config.optimizer.lr=0.3", "--config.divergence.window=5")
+    run = bench.start(bench.new("lr"), *flags, pace_s=0)
+    code = run.finish()
+    good = code == 4 and (run.workdir / "diverged.json").exists() and "rose from" in run.said()
+    yield Case("learning rate x 100", good, wrong=code == 0, note=f"exit code {code} ({run.log})")
+
+
+def loader(bench: Bench) -> Iterator[Case]:
+    """The loader's thread fails (there are no worker processes to kill)."""
+    run = bench.start(bench.new("loader"), inside=fault_inside.broken_loader)
+    code = run.finish()
+    again = bench.start(run.workdir)
+    yield judge(bench, "loader fails", again, also=code == 1, note=f"exit code {code}")
+
+
+def goodput(bench: Bench) -> Iterator[Case]:
+    """Kill a run every `MTBF_S` seconds or so, start it again at once, and read its goodput."""
+    if bench.quick:
+        return
+    rng, workdir, killed = random.Random(0), bench.new("goodput"), 0
+    steps, pace = 100_000, 0.05
+    begin = time.time()
+    for _ in range(FAILURES):
+        flags = (
+            f"--config.steps={steps}",
+            "--config.checkpoint_every=100",
+            "--config.log_every=20",
+        )
+        run = bench.start(workdir, *flags, pace_s=pace)
+        until = time.monotonic() + MTBF_S * rng.uniform(0.7, 1.3)
+        run.wait_for(lambda until=until: time.monotonic() > until, 2 * MTBF_S)
+        run.send(signal.SIGKILL)
+        run.finish()
+        killed += 1
+    run = bench.start(workdir, *flags, pace_s=pace)
+    run.wait_for(lambda: "resuming at step" in run.said() and "| goodput" in run.said())
+    run.send(signal.SIGTERM)
+    code = run.finish()
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    share = json.loads(lines[-1])["goodput"]
+    note = f"goodput {share:.4f} over {time.time() - begin:.0f} s with {killed} failures"
+    yield Case("goodput with failures", code == 143 and share >= 0.97, note=note)
