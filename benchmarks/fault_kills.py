@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks import fault_inside
 from benchmarks.fault_cases import Case, judge, judge_refusal
-from benchmarks.fault_runs import EVERY, PACE_S, Bench, Run, last_step
+from benchmarks.fault_runs import EVERY, PACE_S, STEPS, Bench, Run, last_step
 
 EVALUATE = f"--config.evaluate.every={EVERY}"
 
@@ -161,39 +161,44 @@ def one_of_two_lost(bench: Bench) -> Iterator[Case]:
         yield judge(bench, what, again[0], lost=lost, rtol=1e-5, also=code != 0, note=note)
 
 
-def _chain(bench: Bench, start: Callable[[Path, int], list[Run]], sizes: tuple) -> tuple:
-    """Run a quarter of the way on each size, stopped by SIGTERM; return the last runs, steps lost
-    and exit codes.
-    """
+def _chain(
+    bench: Bench, what: str, start: Callable[[Path, int], list[Run]], sizes: tuple, number: int
+) -> Case:
+    """Run a part of the way on each size, ended by a signal; judge the last."""
     workdir, lost, codes, reached = bench.new("chain"), 0, [], 0
-    for number, size in enumerate(sizes):
+    for i, size in enumerate(sizes):
         runs = start(workdir, size)
-        if number < len(sizes) - 1:
-            goal = (number + 1) * 100 // len(sizes)
+        if i < len(sizes) - 1:
+            goal = (i + 1) * STEPS // len(sizes)
             runs[0].wait_for(lambda goal=goal: last_step(workdir) >= goal)
-            runs[0].send(signal.SIGTERM)
-        codes += _finish_all(runs)
+            for run in runs if number == signal.SIGKILL else runs[:1]:
+                run.send(number)
+        codes.append({run.finish(600) for run in runs})
         lost = max(lost, reached - runs[0].resumed_at())
         reached = last_step(workdir)
-    return runs[0], lost, codes
+    ended = {-number} if number == signal.SIGKILL else {128 + number}
+    right = codes == [ended] * (len(sizes) - 1) + [{0}] and (number == signal.SIGKILL or not lost)
+    return judge(bench, what, runs[0], lost=lost, rtol=1e-5, also=right, note=f"codes {codes}")
 
 
 def devices(bench: Bench) -> Iterator[Case]:
     """Go on with other numbers of devices."""
-    last, lost, codes = _chain(bench, lambda w, n: [bench.start(w, devices=n)], (8, 4, 1, 8))
-    right = lost == 0 and codes == [143, 143, 143, 0]
-    yield judge(bench, "8 -> 4 -> 1 -> 8 devices", last, lost=lost, rtol=1e-5, also=right)
+
+    def start(workdir: Path, num: int) -> list[Run]:
+        return [bench.start(workdir, devices=num)]
+
+    yield _chain(bench, "8 -> 4 -> 1 -> 8 devices", start, (8, 4, 1, 8), signal.SIGTERM)
 
 
 def processes(bench: Bench) -> Iterator[Case]:
-    """Go on with other numbers of processes, of two devices each."""
+    """Go on with other numbers of processes, of two devices each, stopped or killed."""
 
     def start(workdir: Path, num: int) -> list[Run]:
         return bench.start_many(num, workdir) if num > 1 else [bench.start(workdir)]
 
-    last, lost, codes = _chain(bench, start, (1, 2, 4))
-    right = lost == 0 and codes == [143] * 3 + [0] * 4
-    yield judge(bench, "1 -> 2 -> 4 processes", last, lost=lost, rtol=1e-5, also=right)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        what = f"1 -> 2 -> 4 processes, {number.name} between"
+        yield _chain(bench, what, start, (1, 2, 4), number)
 
 
 def two_jobs(bench: Bench) -> Iterator[Case]:

@@ -37,6 +37,7 @@ class Ledger:
         """Start in class `start`, at the time `began` of `time.time()` (default: now)."""
         self.path = workdir / ALIVE_FILE
         self.seconds = dict.fromkeys(CLASSES, 0.0)
+        self.step = 0
         self._class, self._since = "start", time.perf_counter()
         self._began = time.time()
         if began is not None:
@@ -104,14 +105,14 @@ class Ledger:
         totals = self.totals()
         return totals["productive"] / max(sum(totals.values()), 1e-9)
 
-    def write_alive(self, step: int, *, running: bool = True) -> None:
+    def write_alive(self, *, running: bool = True) -> None:
         """Write alive.json, at most every few seconds; a disk that is full is no reason to stop."""
         now = time.monotonic()
         if running and now - self._written < WRITE_EVERY_S:
             return
         self._written = now
         facts = {
-            "step": step, "time": time.time(), "pid": os.getpid(), "running": running,
+            "step": self.step, "time": time.time(), "pid": os.getpid(), "running": running,
             "seconds": self.totals(),
         }  # fmt: skip
         partial = self.path.with_suffix(".partial")

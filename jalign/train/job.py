@@ -114,12 +114,12 @@ def find(run: Run, checkpoints: Checkpoints, skipped: Skipped) -> Found:
     return dataclasses.replace(found, notes=[*found.notes, *([said] if said else [])])
 
 
-def take(job: Job, found: Found) -> TrainState:
+def take(run: Run, checkpoints: Checkpoints, watch: Watch, found: Found) -> TrainState:
     """Read, or draw, the state to go on from."""
-    job.watch.resume(found.meta.get("watch", {}))
+    watch.resume(found.meta.get("watch", {}))
     if not found.meta:
-        return job.run.init_state()
-    return job.checkpoints.restore(found.step, job.run.abstract)
+        return run.init_state()
+    return checkpoints.restore(found.step, run.abstract)
 
 
 def roll_back(job: Job, spike: Spike) -> tuple[TrainState, int]:
@@ -129,7 +129,7 @@ def roll_back(job: Job, spike: Spike) -> tuple[TrainState, int]:
     num_steps = max(min(spike.num_steps, spike.step - oldest), 1)
     said = job.skipped.add_spike(spike.step, num_steps, spike.what)
     found = find(job.run, job.checkpoints, job.skipped)
-    state = take(job, found)
+    state = take(job.run, job.checkpoints, job.watch, found)
     job.ledger.roll_back(found.meta.get("seconds"))
     job.log.rewind(found.step)
     if job.evaluator:

@@ -54,7 +54,7 @@ def train(
     with jax.set_mesh(run.mesh), rules, StopFlag() as stop, hang:
         skipped, watch = Skipped(workdir, skip_batches), Watch(run, workdir)
         found = find(run, checkpoints, skipped)
-        start = found.step
+        state, start = take(run, checkpoints, watch, found), found.step
         if start == 0 and jax.process_index() == 0:
             (workdir / "config.json").write_text(json.dumps(run.facts()["config"], indent=1))
         if jax.process_index() == 0 and (start == 0 or not (workdir / MODEL_FILE).exists()):
@@ -63,11 +63,10 @@ def train(
         log = Log(workdir, run.cfg.steps, start=start, writes=jax.process_index() == 0)
         job = Job(run, workdir, checkpoints, log, stop, skipped, ledger, hang, watch)
         try:
-            state = take(job, found)
             _introduce(run, log, start, found)
             code = _train_on(job, state, start)
             if code == 0 and ledger.worked:
-                log.results(run.cfg.steps, ledger.results())
+                log.results(ledger.step, ledger.results())
             return code
         finally:
             try:
@@ -85,13 +84,13 @@ def _train_on(job: Job, state: TrainState, start: int) -> int:
         try:
             code = _loop(job, state, start)
             if jax.process_index() == 0:
-                job.ledger.write_alive(start, running=False)
+                job.ledger.write_alive(running=False)
             return code
         except Spike as spike:
             allowed = job.run.cfg.divergence.rollbacks
             if job.skipped.num_rollbacks >= allowed:
                 if jax.process_index() == 0:
-                    job.ledger.write_alive(start, running=False)
+                    job.ledger.write_alive(running=False)
                 if allowed:
                     spike.args = (f"{spike.args[0]} {allowed} rollbacks did not help.",)
                 raise
@@ -213,8 +212,9 @@ def _steps(job: Job, state: TrainState, start: int, rates: Rates) -> tuple[int, 
             )  # one step behind, so that the device never waits for the host
         done, pending = done + 1, out
         log.step(done)
+        ledger.step = done
         if jax.process_index() == 0:
-            ledger.write_alive(done)
+            ledger.write_alive()
         if done % cfg.log_every == 0 or done == cfg.steps:
             log.metrics(rates.record(done, out))
         save = done % cfg.checkpoint_every == 0 or done == cfg.steps

@@ -72,7 +72,8 @@ def test_columns_and_texts_come_back_as_written(manifest, pairs):
 
 def test_missing_columns_are_rebuilt_from_the_records_byte_for_byte(manifest, pairs):
     folder = manifest.folder / "columns"
-    before = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*.npy")}
+    files = [p for p in folder.rglob("*") if p.is_file()]
+    before = {p.relative_to(folder): p.read_bytes() for p in files}
     shutil.rmtree(folder)
     assert_same(records.open_source(manifest, "en-zh-Hans", "pair", "heldout"), pairs[15:])
     records.open_source(manifest, "en-zh-Hans", "pair", "train")
@@ -80,6 +81,25 @@ def test_missing_columns_are_rebuilt_from_the_records_byte_for_byte(manifest, pa
     assert {
         p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()
     } == before
+
+
+def test_columns_that_were_changed_cut_or_swapped_are_found(manifest):
+    folder = manifest.folder / "columns/pair/en-zh-Hans"
+    ids = folder / "train/trg.ids.npy"
+    content = ids.read_bytes()
+    ids.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(records.ManifestError, match="trg.ids.npy holds other bytes"):
+        records.check_columns(manifest)
+    ids.write_bytes(content[:-8])
+    with pytest.raises(records.ManifestError, match="trg.ids.npy has .* bytes of"):
+        records.open_source(manifest, "en-zh-Hans", "pair", "train")
+    shutil.rmtree(folder / "train")
+    shutil.copytree(folder / "heldout", folder / "train")
+    with pytest.raises(records.ManifestError, match="it holds something else"):
+        records.open_source(manifest, "en-zh-Hans", "pair", "train")
+    shutil.rmtree(folder / "train")  # as the message says
+    records.open_source(manifest, "en-zh-Hans", "pair", "train")
+    records.check_columns(manifest)
 
 
 def test_many_shards_read_as_one_in_order(tmp_path, pairs, monkeypatch):

@@ -156,7 +156,7 @@ def test_time_after_a_checkpoint_that_was_lost_is_wasted(tmp_path):
     first.seconds |= {"productive": 100.0, "save": 3.0}
     saved = first.totals()
     first.seconds["productive"] += 20.0
-    first.write_alive(12)
+    first.write_alive()
     facts = json.loads((tmp_path / "alive.json").read_text())
     facts["time"] -= 50  # killed then
     (tmp_path / "alive.json").write_text(json.dumps(facts))
