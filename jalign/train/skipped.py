@@ -161,7 +161,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
 def _broadcast(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if jax.process_count() == 1:
         return entries
-    text = np.frombuffer(json.dumps(entries).encode(), np.uint8)
+    text = np.frombuffer(json.dumps(entries).encode(), np.uint8).astype(np.int32)
     size = int(multihost_utils.broadcast_one_to_all(np.int32(text.size)))
-    whole = text if jax.process_index() == 0 else np.zeros(size, np.uint8)
-    return json.loads(multihost_utils.broadcast_one_to_all(whole).tobytes())
+    whole = text if jax.process_index() == 0 else np.zeros(size, np.int32)
+    return json.loads(np.uint8(multihost_utils.broadcast_one_to_all(whole)).tobytes())
