@@ -37,7 +37,7 @@ def parse_run(fv: flags.FlagValues, command: str, argv: list[str]) -> None:
         "look at the log calls bad; the workdir remembers them",
         flag_values=fv,
     )
-    parse(fv, command, argv)
+    parse(fv, command, [a.replace("--skip-batches", "--skip_batches", 1) for a in argv])
     if not fv.workdir:
         raise ConfigError("--workdir is missing: type --workdir=runs/NAME")
 

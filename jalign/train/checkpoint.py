@@ -38,7 +38,7 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, keep: int) -> None:
         """Open, or create, the folders of a workdir."""
-        self.workdir, self._keep = workdir, keep
+        self.workdir, self._keep, self._failed = workdir, keep, False
         self._last = _manager(workdir / "checkpoints", keep)
         self._best = _manager(workdir / "best", 1)
 
@@ -88,6 +88,9 @@ class Checkpoints:
             "state": ocp.args.StandardSave(_as_dict(state)),
             "meta": ocp.args.JsonSave(dict(meta)),
         }
+        if self._failed:  # its threads may have gone on writing after the folders were opened anew
+            self._failed = False
+            self._remove_unfinished()
         with self._failures():
             manager.check_for_errors()
             if step in manager.all_steps():
@@ -104,12 +107,16 @@ class Checkpoints:
                 self._reopen()
             raise SaveFailed(self.workdir, error) from error
 
+    def _remove_unfinished(self) -> None:
+        for name in ("checkpoints", "best"):
+            remove_unfinished(self.workdir / name)
+
     def _reopen(self) -> None:
         for manager in (self._last, self._best):
             with contextlib.suppress(Exception):  # it is the failure that has been told
                 manager.close()
-        for name in ("checkpoints", "best"):
-            remove_unfinished(self.workdir / name)
+        self._failed = True
+        self._remove_unfinished()
         self._last = _manager(self.workdir / "checkpoints", self._keep)
         self._best = _manager(self.workdir / "best", 1)
 
