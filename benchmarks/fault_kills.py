@@ -83,7 +83,8 @@ def sigkill(bench: Bench) -> Iterator[Case]:
                 break
             killed.append((kind, last_step(workdir), run))
             done += 1
-        yield from _resumed(bench, workdir, killed)
+        if killed:
+            yield from _resumed(bench, workdir, killed)
 
 
 def _resumed(bench: Bench, workdir: Path, killed: list) -> Iterator[Case]:
@@ -104,7 +105,7 @@ def sigterm(bench: Bench) -> Iterator[Case]:
     for name, wait, flags, inside in (
         ("compile", lambda r: "stream pair" in r.said(), (), None),
         ("train", lambda r: last_step(r.workdir) >= 30, (), None),
-        ("evaluation", lambda r: last_step(r.workdir) == EVERY, (EVALUATE,), None),
+        ("evaluation", lambda r: last_step(r.workdir) >= EVERY, (EVALUATE,), None),
         ("data wait", lambda r: last_step(r.workdir) >= 38, (), fault_inside.slow_batch),
         ("save", lambda r: saving(r.workdir), (), None),
         ("train, twice", lambda r: last_step(r.workdir) >= 30, (), None),

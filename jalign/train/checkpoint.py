@@ -69,8 +69,8 @@ class Checkpoints:
         if number == ALL_DAMAGED:
             what = "\n".join(notes) or "process 0 says which files"
             raise BadData(
-                f"no checkpoint in {self.workdir} can be used:\n{what}\nThey are in "
-                f"{self.workdir / DAMAGED}. To begin again from step 0, use another --workdir"
+                f"no checkpoint in {self.workdir} can be used:\n{what}\nRestore them from a copy, "
+                "or begin again from step 0 in another --workdir"
             )
         return (None if number < 0 else number), notes
 
@@ -203,28 +203,33 @@ ALL_DAMAGED = -2
 
 def _choose(
     workdir: Path, agrees: Callable[[int, Mapping[str, Any]], bool]
-) -> tuple[int | None, list]:
+) -> tuple[int | None, list[str]]:
     """Find the step that sound_step returns, ALL_DAMAGED where none can be used."""
-    notes, unhashed = [], []
+    notes, damaged, unhashed, chosen = [], [], [], None
     for step in reversed(complete_steps(workdir / "checkpoints")):
         folder = workdir / "checkpoints" / str(step)
         damage = find_damage(folder)
         if damage:
-            _move_aside(workdir, folder)
+            damaged.append(folder)
             notes.append(f"checkpoint {step} is damaged ({'; '.join(damage[:3])}): not used")
         elif not agrees(step, _meta_of(folder)):
             shutil.rmtree(folder)
             notes.append(f"checkpoint {step} is from before batches were skipped: deleted")
         elif damage is None:
-            unhashed.append(step)
+            unhashed.append(folder)
         else:
-            for newer in unhashed:
-                _move_aside(workdir, workdir / "checkpoints" / str(newer))
-                notes.append(f"checkpoint {newer} has no hashes.json: not used")
-            return step, notes
-    if unhashed:
-        return unhashed[0], [*notes, f"checkpoint {unhashed[0]} has no hashes.json: not verified"]
-    return (ALL_DAMAGED if any("damaged" in note for note in notes) else None), notes
+            chosen = step
+            notes += [f"checkpoint {p.name} has no hashes.json: not used" for p in unhashed]
+            damaged += unhashed
+            break
+    if chosen is None and unhashed:
+        chosen = int(unhashed[0].name)
+        notes.append(f"checkpoint {chosen} has no hashes.json: not verified")
+    if chosen is None:  # the damaged ones stay: the next start must not begin again from step 0
+        return (ALL_DAMAGED if damaged else None), notes
+    for folder in damaged:
+        _move_aside(workdir, folder)
+    return chosen, notes
 
 
 def _meta_of(folder: Path) -> dict[str, Any]:

@@ -92,9 +92,9 @@ def test_with_all_damaged_nothing_begins_again_by_itself(tmp_path):
     write_checkpoints(tmp_path)
     for step in (1, 2):
         flip(tmp_path / f"checkpoints/{step}/state/_METADATA")
-    with pytest.raises(BadData, match="another --workdir"):
-        sound(tmp_path)
-    assert sorted(p.name for p in (tmp_path / "damaged").iterdir()) == ["1", "2"]
+    for _ in range(2):
+        with pytest.raises(BadData, match="another --workdir"):
+            sound(tmp_path)
 
 
 def test_a_damaged_checkpoint_is_no_model(tmp_path):
