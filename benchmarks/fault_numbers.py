@@ -13,8 +13,8 @@ from benchmarks import fault_inside
 from benchmarks.fault_cases import Case, judge
 from benchmarks.fault_runs import Bench, losses
 
-# A failure every 330 s stands for one every 2.5 h: 27 times as often. The cost of starting Python and
-# of compiling is not scaled down, the interval between checkpoints (2 s for a minute) is.
+# A failure every 330 s stands for one every 2.5 h: 27 times as often. What starting Python and
+# compiling cost is not scaled down, the interval between checkpoints (2 s for a minute) is.
 MTBF_S, FAILURES = 330.0, 2
 
 
