@@ -185,21 +185,20 @@ class Bench:
             sys.stderr.flush()
             os._exit(code)
 
-    def start_many(self, num: int, workdir: Path, *flags: str, **how) -> list[Run]:
-        """Start one job of `num` processes with two devices each."""
+    def start_many(self, num: int, workdir: Path, *flags: str, devices: int = 2) -> list[Run]:
+        """Start one job of `num` processes with so many devices each."""
         port = free_port()
         return [
             self.start(
                 workdir,
                 "--distributed",
                 *flags,
-                devices=how.pop("devices", 2),
+                devices=devices,
                 env={
                     "JALIGN_COORDINATOR": f"localhost:{port}",
                     "JALIGN_NUM_PROCESSES": str(num),
                     "JALIGN_PROCESS_ID": str(i),
                 },
-                **how,
             )
             for i in range(num)
         ]
