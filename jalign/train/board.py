@@ -47,7 +47,8 @@ class Board:
         self._flushed, self._tb = 0.0, _tensorboard()
         with self._failures():
             folder.mkdir(parents=True, exist_ok=True)
-            self._writer = self._tb.EventsWriter(str(folder / "events"), f".{time.time_ns() % 10**9:09d}")
+            name = f".{time.time_ns() % 10**9:09d}"  # two starts within a second are two files
+            self._writer = self._tb.EventsWriter(str(folder / "events"), name)
             if start:
                 log = self._tb.SessionLog(status=self._tb.SessionLog.START)
                 self._write(self._tb.Event(step=start, session_log=log))
