@@ -241,7 +241,7 @@ def test_absent_tests_are_said_and_left_out_unless_there_is_no_other(base, tmp_p
     said = capsys.readouterr().err
     assert f"config.test.none: sets: no such files: sw={tmp_path}/none; left out" in said
     assert f"half: absent, so not scored: sw={tmp_path}/none" in said
-    assert {r["task"] for r in records(tmp_path)} == {"half"}
+    assert {r["task"] for r in records(tmp_path)} == {"half", "goodput"}
     with pytest.raises(ConfigError, match="config.test.none: sets: no such files"):
         train(run_of(entries | dict(test=dict(none=none)), tmp_path), tmp_path)
 
@@ -307,7 +307,7 @@ def mixed(base, tmp_path_factory):
 def test_prepared_text_and_labelled_files_train_together(mixed, tmp_path):
     run = run_of(mixed, tmp_path)
     assert train(run, tmp_path) == 0
-    assert {r["task"] for r in records(tmp_path)} == {"heldout/mlm", "tag"}
+    assert {r["task"] for r in records(tmp_path)} == {"heldout/mlm", "tag", "goodput"}
     assert {"loss/mlm", "loss/tag"} <= records(tmp_path, "metrics")[-1].keys()
     assert Rates(run).of_words == {"mlm"}  # a few classes are no vocabulary to the MFU
     names = {s["name"] for s in read_model_file(tmp_path)["data"]["sources"]}
