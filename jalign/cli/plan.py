@@ -40,16 +40,17 @@ def main(argv: list[str]) -> int:
     parse(fv, "plan", argv)
     if not fv.topology:
         raise ConfigError("--topology is missing: type --topology=v5e:16x16, or h100:8x2")
-    _set_environment(fv.topology)
+    set_environment(fv.topology)
     # JAX only now: it reads the environment when it is imported.
-    from jalign.cli._runs import set_up_jax
+    import jax
+
     from jalign.plan.report import to_json, to_text
     from jalign.plan.search import search
     from jalign.plan.topology import open_topology
     from jalign.train.run_config import RunConfig
 
     cfg = read_config(fv, RunConfig)
-    set_up_jax()
+    jax.config.update("jax_enable_compilation_cache", False)  # of what could not be loaded here
     topology = open_topology(fv.topology, fv.slices)
 
     def say(line: str) -> None:
@@ -63,7 +64,7 @@ def main(argv: list[str]) -> int:
     return 0 if found.asked.fits else DOES_NOT_FIT
 
 
-def _set_environment(topology: str) -> None:
+def set_environment(topology: str) -> None:
     """Keep this machine's own devices out of it, and tell the compilers what they ask for."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     # libtpu takes a lock, as if it used a TPU, and logs what it misses of one.

@@ -20,6 +20,11 @@ OPERATIONS = (
     "collective-permute", "collective-broadcast",
 )  # fmt: skip
 
+_NAMED = re.compile(
+    r"replica_groups=mesh\[([^\]]*)\]"
+    r"(?:, ?device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? ?\{([^}]*)\}"
+)
+
 
 @dataclass(frozen=True)
 class Collective:
@@ -49,8 +54,10 @@ def list_collectives(
     many neighbours in this order form a slice, or a node (0: all).
     """
     found: dict[tuple, list] = {}
-    for instruction, _, times, _ in program.walk():
+    for instruction, computation, times, _ in program.walk():
         operation = instruction.opcode.removesuffix("-start")
+        if operation == "all-reduce" and computation.name.startswith("all-reduce-scatter"):
+            operation = "reduce-scatter"  # as the TPU compiler writes it: a fusion with a slice
         if operation not in OPERATIONS:
             continue
         groups = _groups(instruction, math.prod(mesh.values()))
@@ -83,7 +90,7 @@ def _payload(instruction: Instruction, operation: str, group: int) -> int:
         num = len(instruction.operands)
         shapes = shapes[num : 2 * num] if operation != "all-reduce" else shapes[:num]
     size = sum(shape.bytes for shape in shapes)
-    return size * group if operation == "reduce-scatter" else size
+    return size * group if instruction.opcode.startswith("reduce-scatter") else size
 
 
 def _wire(operation: str, group: int, payload: int) -> float:
@@ -101,14 +108,43 @@ def _groups(instruction: Instruction, num: int) -> np.ndarray:
     if instruction.opcode.startswith("collective-permute"):
         text = instruction.attribute("source_target_pairs")
         return _matrix(text)
+    named = _NAMED.search(instruction.rest)
+    if named:
+        return _named_groups(*named.groups())
     text = instruction.attribute("replica_groups")
     iota = re.match(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
     if iota:
-        shape, sizes = (tuple(map(int, iota[i].split(","))) for i in (1, 2))
-        order = tuple(map(int, iota[3].split(","))) if iota[3] else tuple(range(len(sizes)))
-        numbers = np.arange(math.prod(sizes)).reshape(sizes).transpose(order)
-        return numbers.reshape(shape)
+        shape = tuple(map(int, iota[1].split(",")))
+        return _iota(iota[2], iota[3]).reshape(shape)
     return _matrix(text) if re.search(r"\d", text) else np.arange(num)[None]
+
+
+def _iota(sizes: str, order: str | None) -> np.ndarray:
+    """Number an array of `sizes`, its axes then in another order."""
+    shape = tuple(map(int, sizes.split(",")))
+    numbers = np.arange(math.prod(shape)).reshape(shape)
+    return numbers.transpose(tuple(map(int, order.split(",")))) if order else numbers
+
+
+def _named_groups(sizes: str, ids: str | None, order: str | None, axes: str) -> np.ndarray:
+    """Read `mesh['a'=4,'b'=4], device_ids=([4,4]T(1,0)) {'b'}`: groups that differ in b alone; an
+    axis `'a':(2)2` is a part of a: of size 2, with 2 parts before it.
+    """
+    names = dict(re.findall(r"'([^']+)'=(\d+)", sizes))
+    numbers = (_iota(ids, order) if ids else np.arange(math.prod(map(int, names.values())))).ravel()
+    shape: list[int] = []
+    varying: list[int] = []
+    parts = {
+        name: (int(before or 1), int(size or names[name]))
+        for name, before, size in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", axes)
+    }
+    for name, size in names.items():
+        before, inside = parts.get(name, (1, 1))
+        shape += [before, inside, int(size) // (before * inside)]
+        varying += [len(shape) - 2] if name in parts else []
+    fixed = [axis for axis in range(len(shape)) if axis not in varying]
+    group = math.prod(shape[axis] for axis in varying)
+    return numbers.reshape(shape).transpose(fixed + varying).reshape(-1, group)
 
 
 def _matrix(text: str) -> np.ndarray:

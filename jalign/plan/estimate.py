@@ -6,14 +6,11 @@ A roofline: no chip reaches its peak, so these are bounds of what is possible, n
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from jalign import plugin
 from jalign.plan.abstract import AbstractRun
 from jalign.plan.collectives import Collective
 from jalign.plan.topology import Chip
-from jalign.schedule import largest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,28 +54,3 @@ def estimate(
 def slots_per_step(run: AbstractRun) -> int:
     """Return the slots of one step's batches, on all chips."""
     return sum(s.rows * s.row_length for s in run.cfg.streams.values())
-
-
-def analytic_flops(run: AbstractRun) -> float:
-    """Count the FLOPs of one step on all chips by hand, as MFU counts them.
-
-    Each objective passes once over its streams and backwards; every slot is real and attends to as
-    many as its unit may hold. A further pass without gradient (a frozen or a momentum copy) and
-    whatever is computed a second time are not in it.
-    """
-    family = plugin.load("encoders", run.cfg.encoder.get("family", "bert"))
-    flops = 0.0
-    for name, objective in run.objectives.items():
-        rate = masked_rate(run.cfg.objectives[name], name)
-        for stream in (run.cfg.streams[s] for s in objective.streams):
-            unit = stream.max_unit or stream.row_length
-            per_token = family.flops_per_token(run.encoder_cfg, unit, rate)
-            flops += stream.rows * stream.row_length * per_token
-    return flops
-
-
-def masked_rate(entries: Mapping[str, Any], name: str) -> float:
-    """Return the share of the slots whose word an objective predicts; 0 where it predicts none."""
-    module = plugin.load("objectives", entries.get("kind", name))
-    fields = {f.name: f.default for f in dataclasses.fields(module.Config)}
-    return float(largest(entries.get("rate", fields["rate"]))) if "rate" in fields else 0.0

@@ -95,6 +95,8 @@ def _valid_positions(size: int, out: int, place: dict[str, tuple[int, ...]]) -> 
 def _custom_call(instruction: Instruction, computation: Computation) -> tuple[str, float]:
     target = instruction.attribute("custom_call_target").strip('"')
     operands = [s for i in computation.operands(instruction) for s in i.shapes]
+    if not operands:
+        return "", 0.0
     if target.startswith("__cublas"):
         return "products", _cublas(instruction, operands)
     for name, products in _CUDNN_PRODUCTS.items():
@@ -102,7 +104,7 @@ def _custom_call(instruction: Instruction, computation: Computation) -> tuple[st
             products = 5 if "Backward" in target else products
             return "attention kernels", products * _attention(operands)
     for name, products in _KERNEL_PRODUCTS.items():
-        if name in instruction.op_name or name in instruction.rest:
+        if instruction.name.startswith(name) or name in instruction.op_name:
             return "attention kernels", products * _attention(operands)
     return "", 0.0
 
@@ -115,9 +117,8 @@ def _cublas(instruction: Instruction, operands: list[Shape]) -> float:
 
 
 def _attention(operands: list[Shape]) -> float:
-    """Return the FLOPs of one product [L, K] x [K, L] of all heads: of the largest operands, which
-    are [B, H, L, K] in some order of the axes.
+    """Return the FLOPs of one product [L, K] x [K, L] of all heads. The largest operands are
+    [B, H, L, K] or [B, L, H, K], and a row is longer than there are heads.
     """
     queries = max((s for s in operands if len(s.sizes) >= 3), key=lambda s: math.prod(s.sizes))
-    *_, length, size = sorted(queries.sizes[-3:]) if len(queries.sizes) == 3 else queries.sizes
-    return 2.0 * math.prod(queries.sizes) * length
+    return 2.0 * math.prod(queries.sizes) * max(queries.sizes[-3:-1])

@@ -95,7 +95,10 @@ def open_devices(kind: str, sizes: tuple[int, ...], slices: int) -> Sequence[jax
     )  # fmt: skip
     try:
         return topologies.get_topology_desc(
-            "cuda", "", target_config=target, topology=f"{nodes}x1x{per_node}"
+            platform="cuda",
+            topology_name="",
+            target_config=target,
+            topology=f"{nodes}x1x{per_node}",
         ).devices
     except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
         raise ConfigError(

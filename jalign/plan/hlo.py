@@ -15,7 +15,7 @@ BYTES = {
     "pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4,
     "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8, "s4": 0.5, "u4": 0.5,
 }  # fmt: skip
-_SHAPE = re.compile(r"\b([a-z]+\d*(?:e\d+m\d+\w*)?)\[([\d,<=]*)\]")
+_SHAPE = re.compile(r"\b([a-z]+\d*(?:e\d+m\d+\w*)?)\[([\d,<=]*)\](?:\{[^}]*?(?:S\((\d+)\))?\})?")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([^\s(]+) \(.*\) -> .*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([^\s=]+) = ")
 _NAME = re.compile(r"%([^\s,(){}]+)")
@@ -23,10 +23,13 @@ _NAME = re.compile(r"%([^\s,(){}]+)")
 
 @dataclass(frozen=True)
 class Shape:
-    """One array of one device: dtype and sizes."""
+    """One array of one device: dtype and sizes. `space`: 0 for the chip's main memory, another for
+    memory on the core itself.
+    """
 
     dtype: str
     sizes: tuple[int, ...]
+    space: int = field(default=0, compare=False)
 
     @property
     def bytes(self) -> int:
@@ -50,6 +53,11 @@ class Instruction:
     def bytes(self) -> int:
         """Return the size of all that it gives."""
         return sum(shape.bytes for shape in self.shapes)
+
+    @property
+    def main_bytes(self) -> int:
+        """Return the size of what it gives that lies in the chip's main memory."""
+        return sum(shape.bytes for shape in self.shapes if not shape.space)
 
     def attribute(self, name: str) -> str:
         """Return the text of an attribute such as `replica_groups`, "" where it has none."""
@@ -170,8 +178,8 @@ def _parse_instruction(line: str) -> Instruction | None:
 def shapes_in(text: str) -> tuple[Shape, ...]:
     """Return the arrays that a type names, in order."""
     return tuple(
-        Shape(dtype, tuple(int(n.lstrip("<=")) for n in sizes.split(",") if n))
-        for dtype, sizes in _SHAPE.findall(text)
+        Shape(dtype, tuple(int(n.lstrip("<=")) for n in sizes.split(",") if n), int(space or 0))
+        for dtype, sizes, space in _SHAPE.findall(text)
     )
 
 

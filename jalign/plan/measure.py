@@ -12,7 +12,8 @@ import jax
 
 from jalign.plan.abstract import AbstractRun, make_abstract_run
 from jalign.plan.collectives import Collective, list_collectives
-from jalign.plan.estimate import Times, analytic_flops, estimate, slots_per_step
+from jalign.plan.estimate import Times, estimate, slots_per_step
+from jalign.plan.expected import analytic_flops, executed_flops
 from jalign.plan.flops import count_flops
 from jalign.plan.hlo import parse
 from jalign.plan.memory import memory_classes, state_bytes, total
@@ -24,7 +25,8 @@ from jalign.train.run_config import RunConfig
 @dataclasses.dataclass(frozen=True)
 class Measured:
     """What one compilation says of one chip. `memory`: bytes by class; where the step does not fit
-    and the compiler gives up, the state's classes and `needed`. `flops` by kind.
+    and the compiler gives up, the state's classes and `needed`. `flops` by kind; `analytic_flops`
+    is the model's work, `executed_flops` what the step is written to do.
     """
 
     run: AbstractRun
@@ -35,6 +37,7 @@ class Measured:
     memory: Mapping[str, int]
     flops: Mapping[str, float]
     analytic_flops: float
+    executed_flops: float
     moved: float
     collectives: Sequence[Collective]
     times: Times | None
@@ -70,10 +73,17 @@ def compile_for(cfg: RunConfig, topology: Topology, shape: str = "") -> Measured
     ring = min(topology.sizes) >= topology.chip.wraps
     times = estimate(sum(flops.values()), moved, collectives, topology.chip, ring)
     needed = total(memory)
+    # The TPU compiler refuses what does not fit; the GPU's leaves it to the allocator.
+    fits = topology.chip.platform == "tpu" or needed <= topology.chip.hbm
     return Measured(
-        run, _rows_per_chip(run), needed <= topology.chip.hbm, needed, topology.chip.hbm, memory,
-        flops, analytic_flops(run) / run.mesh.size, moved, collectives, times, seconds,
+        run, _rows_per_chip(run), fits, needed, topology.chip.hbm, memory,
+        flops, *_by_hand(run), moved, collectives, times, seconds,
     )  # fmt: skip
+
+
+def _by_hand(run: AbstractRun) -> tuple[float, float]:
+    """Return the FLOPs of one chip: the model's own, and those that the step is written to do."""
+    return analytic_flops(run) / run.mesh.size, executed_flops(run) / run.mesh.size
 
 
 def _island(topology: Topology) -> int:
@@ -102,8 +112,7 @@ def _too_large(
 ) -> Measured:
     memory: dict[str, Any] = state_bytes(run)
     memory["everything else"] = max(needed - total(memory), 0)
-    flops = analytic_flops(run) / run.mesh.size
     return Measured(
-        run, _rows_per_chip(run), False, needed, available, memory, {}, flops, 0.0, (), None,
-        seconds,
+        run, _rows_per_chip(run), False, needed, available, memory, {}, *_by_hand(run),
+        0.0, (), None, seconds,
     )  # fmt: skip

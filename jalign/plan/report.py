@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jalign.plan.estimate import slots_per_step
@@ -49,7 +48,8 @@ def _measured(plan: Measured) -> dict[str, Any]:
         "memory_available": plan.available,
         "flops": dict(plan.flops),
         "flops_analytic": plan.analytic_flops,
-        "flops_ratio": sum(plan.flops.values()) / plan.analytic_flops if plan.flops else None,
+        "flops_executed": plan.executed_flops,
+        "flops_ratio": sum(plan.flops.values()) / plan.executed_flops if plan.flops else None,
         "hbm_bytes": plan.moved,
         "collectives": [dataclasses.asdict(c) for c in plan.collectives],
         "compile_s": round(plan.compile_s, 1),
@@ -114,7 +114,10 @@ def _work(plan: Measured, topology: Topology) -> list[str]:
         "work of one chip in a step",
         f"  FLOPs           {flops / 1e12:10.3f} T ("
         + ", ".join(f"{kind} {n / 1e12:.3f}" for kind, n in plan.flops.items())
-        + f"); analytic {plan.analytic_flops / 1e12:.3f}, ratio {flops / plan.analytic_flops:.3f}",
+        + ")",
+        f"  counted by hand {plan.executed_flops / 1e12:10.3f} T, ratio "
+        f"{flops / plan.executed_flops:.3f}; the model's own work, nothing twice: "
+        f"{plan.analytic_flops / 1e12:.3f} T",
         f"  memory traffic  {plan.moved / GIB:10.2f} GiB",
         "  collectives, the full arrays and what a chip sends of them:",
     ]
@@ -164,23 +167,3 @@ def _suggestions(found: Found) -> list[str]:
             f"{m.tokens_per_s:,.0f} slots a second"
         )
     return lines
-
-
-def markdown_row(plan: Measured) -> Sequence[str]:
-    """Return the cells of a plan's line in the stored tables."""
-    memory: Mapping[str, int] = plan.memory
-    state = sum(memory.get(k, 0) for k in ("parameters", "optimiser", "auxiliary"))
-    said = "; ".join(
-        f"{c.count} {c.operation} {'+'.join(c.axes)} {c.wire / MIB:,.0f} MiB"
-        for c in plan.collectives
-        if c.wire >= MIB
-    )
-    flops = sum(plan.flops.values())
-    return (
-        _rows(plan),
-        f"{state / GIB:.2f}",
-        f"{plan.needed / GIB:.2f}" + ("" if plan.fits else " (does not fit)"),
-        f"{flops / 1e12:.2f}" if flops else "",
-        f"{flops / plan.analytic_flops:.2f}" if flops else "",
-        said,
-    )

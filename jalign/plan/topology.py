@@ -119,7 +119,7 @@ def _tpu_devices(kind: str, sizes: tuple[int, ...], slices: int) -> Sequence[jax
         options["chips_per_host_bounds"] = [1, 1, 1]
     name = f"{kind}:{'x'.join(map(str, sizes))}"
     try:
-        return topologies.get_topology_desc("tpu", name, **options).devices
+        return topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices
     except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"--topology={name}: the TPU compiler refuses it ({str(error).splitlines()[0]}). Use "

@@ -28,44 +28,57 @@ def count_bytes(program: Program) -> float:
 def _moved(instruction: Instruction, computation: Computation, program: Program) -> float:
     operands = computation.operands(instruction)
     match instruction.opcode:
-        case "dynamic-slice" | "slice" | "gather":
-            return 2 * instruction.bytes
+        case "dynamic-slice" | "slice" | "gather" | "slice-start":
+            result = instruction.shapes[-1] if instruction.opcode == "slice-start" else None
+            size = result.bytes if result else instruction.bytes
+            written = 0 if (result or instruction.shapes[0]).space else size
+            return written + (0 if operands[0].shapes[0].space else size)
         case "dynamic-update-slice" | "scatter":
-            return 2 * operands[-1 if instruction.opcode == "scatter" else 1].bytes
+            part = operands[-1 if instruction.opcode == "scatter" else 1]
+            return part.main_bytes + (0 if instruction.shapes[0].space else part.bytes)
         case "fusion":
             name = instruction.attribute("calls").lstrip("%")
-            return _of_fusion(instruction, operands, program.computations[name])
-        case "copy-start":
-            return 2 * operands[0].bytes
-    return instruction.bytes + sum(o.bytes for o in operands)
+            return _of_fusion(instruction, operands, program.computations[name], program)
+        case "copy-start":  # (to, from, context)
+            return sum(s.bytes for s in instruction.shapes[:2] if not s.space)
+    return instruction.main_bytes + sum(o.main_bytes for o in operands)
 
 
-def _of_fusion(instruction: Instruction, operands: list[Instruction], inside: Computation) -> float:
+def _of_fusion(
+    instruction: Instruction, operands: list[Instruction], inside: Computation, program: Program
+) -> float:
     """Count what a fusion reads of each operand, and what it writes."""
-    users: dict[str, list[Instruction]] = {}
-    for user in inside.instructions:
-        for name in user.operands:
-            users.setdefault(name, []).append(user)
-    updates = [i for i in inside.instructions if i.opcode == "dynamic-update-slice"]
-    updated = {_source(u.operands[0], inside) for u in updates}
-    total = 0.0
+    total, in_place = 0.0, 0
     for parameter in (i for i in inside.instructions if i.opcode == "parameter"):
-        uses = users.get(parameter.name, [])
-        if parameter.name in updated:
-            continue  # in place: the part that is written is counted below
-        if uses and all(u.opcode in ("dynamic-slice", "slice", "gather") for u in uses):
-            total += sum(u.bytes for u in uses)
-        else:
-            total += parameter.bytes
-    written = instruction.bytes
-    for update in updates:
-        size = inside.by_name[update.operands[1]].bytes
-        written += size - update.bytes if update.bytes <= written else 0
-    return total + max(written, 0)
+        operand = operands[int(parameter.arguments)]
+        if operand.main_bytes:
+            read, kept = _read(parameter, inside, program)
+            total += min(read, parameter.bytes)
+            in_place += kept
+    return total + max(instruction.main_bytes - in_place, 0)
 
 
-def _source(name: str, inside: Computation) -> str:
-    """Follow bitcasts and copies back to the parameter that a value is."""
-    while name in inside.by_name and inside.by_name[name].opcode in ("bitcast", "copy", "convert"):
-        name = inside.by_name[name].operands[0]
-    return name
+def _read(value: Instruction, inside: Computation, program: Program) -> tuple[int, int]:
+    """Return (bytes read of a value inside a fusion, bytes that its updates leave as they were)."""
+    read = kept = 0
+    for user in inside.instructions:
+        if value.name not in user.operands:
+            continue
+        match user.opcode:
+            case "dynamic-slice" | "slice" | "gather":
+                read += user.bytes
+            case "dynamic-update-slice" if user.operands[0] == value.name:
+                kept += value.bytes - inside.by_name[user.operands[1]].bytes
+            case "bitcast":
+                more = _read(user, inside, program)
+                read, kept = read + more[0], kept + more[1]
+            case "fusion":
+                nested = program.computations[user.attribute("calls").lstrip("%")]
+                number = str(user.operands.index(value.name))
+                parameters = (i for i in nested.instructions if i.opcode == "parameter")
+                parameter = next(i for i in parameters if i.arguments == number)
+                more = _read(parameter, nested, program)
+                read, kept = read + more[0], kept + more[1]
+            case _:
+                read += value.bytes
+    return read, kept

@@ -25,6 +25,7 @@ BATCH_AXES = ("dcn", "data", "fsdp")
 # the config.
 RULES = (
     ("batch", BATCH_AXES),
+    ("replica", ("dcn", "data")),
     ("vocab", "tensor"),
     ("heads", "tensor"),
     ("mlp", "tensor"),

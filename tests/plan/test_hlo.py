@@ -33,8 +33,9 @@ HloModule jit_step, is_scheduled=true
   %s = f32[3,32]{1,0} get-tuple-element(%p), index=2
   %w = bf16[64,32]{1,0:T(8,128)(2,1)} constant({...})
   %y = bf16[16,32]{1,0:T(8,128)(2,1)} convolution(%x, %w), dim_labels=bf_io->bf
-  %r = bf16[16,32]{1,0} all-reduce(%y), channel_id=1, replica_groups=[4,2]<=[4,2]T(0,1), \
-use_global_device_ids=true, to_apply=%sum.1
+  %r = bf16[16,32]{1,0} all-reduce(%y), channel_id=1, \
+replica_groups=mesh['axis_0'=1,'axis_1'=4,'axis_2'=2], device_ids=([4,2]T(0,1)) {'axis_2'}, \
+to_apply=%sum.1
   ROOT %t = (s32[], bf16[16,64], f32[3,32]) tuple(%i, %x, %s)
 }
 
