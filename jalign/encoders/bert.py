@@ -198,7 +198,7 @@ class Bert(nn.Module):
     ) -> Array:
         """Sum word, position and type embeddings, normalised: [B x L, D]; types are 0 if None."""
         cfg = self.cfg
-        h_ND = look_up(self.word_embeddings, ids_BL.reshape(-1), "vocab")
+        h_ND = look_up(self.word_embeddings, ids_BL.reshape(-1))
         h_ND += look_up(self.position_embeddings, position_BL.reshape(-1) + cfg.first_position)
         if type_BL is None:
             h_ND += self.type_embeddings[0]

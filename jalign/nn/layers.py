@@ -61,15 +61,14 @@ class LayerNorm(nn.Module):
         return (y * scale + bias).astype(self.dtype)
 
 
-def look_up(table_VD: Array, index_N: Array, rows: str | None = None) -> Array:
+def look_up(table_VD: Array, index_N: Array) -> Array:
     """Return the rows [N, D] of an embedding table that is sharded over its columns.
 
     Each shard looks up its own columns for the slots of all shards of the table, and the states are
     exchanged: N x D numbers cross the network, forwards and backwards, where gathering the table
-    moves V x D, and its gradient twice that, however small the batch. `rows`: the logical axis of
-    the table's rows, so that its gradient is made where it is kept.
+    moves V x D, and its gradient twice that, however small the batch. (A tensor axis still gathers
+    and sums up the columns of its rows.)
     """
-    table_VD = nn.with_logical_constraint(table_VD, (rows, "embed"))
     h_ND = jnp.take(table_VD, index_N, axis=0)
     h_ND = nn.with_logical_constraint(h_ND, ("replica", "embed"))
     return nn.with_logical_constraint(h_ND, ("batch", None))

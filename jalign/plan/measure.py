@@ -67,7 +67,7 @@ def compile_for(cfg: RunConfig, topology: Topology, shape: str = "") -> Measured
         return _too_large(run, topology, *needed, time.perf_counter() - begin)
     seconds = time.perf_counter() - begin
     program = parse(compiled.as_text())
-    memory = memory_classes(run, program, compiled.memory_analysis())
+    memory = memory_classes(run, program, compiled.memory_analysis(), topology.chip.platform)
     flops, moved = count_flops(program), count_bytes(program)
     collectives = list_collectives(program, dict(run.mesh.shape), _island(topology))
     ring = min(topology.sizes) >= topology.chip.wraps

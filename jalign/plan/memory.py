@@ -31,7 +31,7 @@ def state_bytes(run: AbstractRun) -> dict[str, int]:
     }
 
 
-def memory_classes(run: AbstractRun, program: Program, stats: Any) -> dict[str, int]:
+def memory_classes(run: AbstractRun, program: Program, stats: Any, platform: str) -> dict[str, int]:
     """Return the bytes of one chip by class; their sum is what the step needs at its peak.
 
     State and batch are exact. The compiler gives all temporaries as one number; of these,
@@ -40,10 +40,11 @@ def memory_classes(run: AbstractRun, program: Program, stats: Any) -> dict[str, 
     """
     stacked = stacked_bytes(program, run.state.params)
     fresh = max(stats.output_size_in_bytes - stats.alias_size_in_bytes, 0)
-    # The TPU compiler's temp_size adds up heaps that share their place: 18.6 GiB for a step that it
-    # let pass on 15.75. Its peak is the whole program's.
-    peak = stats.peak_memory_in_bytes - stats.argument_size_in_bytes - fresh
-    temp = peak if stats.peak_memory_in_bytes else stats.temp_size_in_bytes
+    temp = stats.temp_size_in_bytes
+    if platform == "tpu":
+        # Its temp_size adds up heaps that share their place: 18.6 GiB for a step that it let pass
+        # on 15.75. Its peak is that of the whole program.
+        temp = stats.peak_memory_in_bytes - stats.argument_size_in_bytes - fresh
     activations = min(stacked["activations"], temp)
     gradients = min(stacked["gradients"], temp - activations)
     return state_bytes(run) | {
@@ -59,7 +60,7 @@ def stacked_bytes(program: Program, params: Any) -> dict[str, int]:
     """Sum up what the program's loops write one slice per turn, by what it is."""
     shards = {Shape("f32", x.sharding.shard_shape(x.shape)) for x in jax.tree.leaves(params)}
     sums = {"activations": 0, "gradients": 0}
-    for loop in program.entry.instructions:
+    for loop, _, _, _ in program.walk():  # those of the layers may be inside that of microbatches
         if loop.opcode == "while":
             trips = program.trips(loop)
             body = program.computations[loop.attribute("body").lstrip("%")]

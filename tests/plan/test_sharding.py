@@ -72,8 +72,10 @@ def test_tensor_sums_states_inside_its_own_axis(family):
     found, _ = collectives(family, data=2, fsdp=2, tensor=2)
     inside = [c for c in found if c.axes == ("tensor",)]
     assert of(inside, "all-reduce")
-    # the softmax and its table stay cut over the words: no gather of either over tensor
-    assert not [c for c in of(found, "all-gather") if "tensor" in c.axes and c.largest >= TABLE / 4]
+    # The softmax stays cut over the words; a lookup gathers the columns that fsdp left it.
+    gathers = [c for c in of(found, "all-gather") if "tensor" in c.axes]
+    assert all(c.axes == ("tensor",) and c.largest <= TABLE / 2 for c in gathers)
+    assert sum(c.payload for c in gathers) <= 2 * STREAMS * TABLE / 2
 
 
 def test_only_gradients_cross_the_slices():

@@ -60,7 +60,7 @@ def test_the_vocabulary_loss_of_64_rows_per_chip_needs_less_than_half_a_gib():
 
     arguments = (
         argument((places, HIDDEN), jnp.bfloat16, "data"),
-        argument((WORDS, HIDDEN), jnp.bfloat16),
+        argument((WORDS, HIDDEN), jnp.bfloat16),  # as Bert.output gives it
         argument((WORDS,), jnp.float32),
         argument((places,), jnp.int32, "data"),
     )
