@@ -15,7 +15,7 @@ from jalign.plan.hlo import Computation, Instruction, Program, Shape
 # Forward: scores and output. Backward: scores again and four gradients' products; the two kernels
 # of splash do the scores and the gradient of the scores each for itself.
 _KERNEL_PRODUCTS = {"splash_mha_fwd": 2, "splash_mha_dq": 3, "splash_mha_dkv": 4}
-_CUDNN_PRODUCTS = {"__cudnn$fmha": 2, "__cudnn$fmhaBackward": 5}
+_CUDNN_FORWARD, _CUDNN_BACKWARD = 2, 5
 
 
 def count_flops(program: Program) -> dict[str, float]:
@@ -99,10 +99,9 @@ def _custom_call(instruction: Instruction, computation: Computation) -> tuple[st
         return "", 0.0
     if target.startswith("__cublas"):
         return "products", _cublas(instruction, operands)
-    for name, products in _CUDNN_PRODUCTS.items():
-        if re.fullmatch(re.escape(name) + r"(?!Backward).*", target):
-            products = 5 if "Backward" in target else products
-            return "attention kernels", products * _attention(operands)
+    if target.startswith("__cudnn$fmha"):
+        products = _CUDNN_BACKWARD if "Backward" in target else _CUDNN_FORWARD
+        return "attention kernels", products * _attention(operands)
     for name, products in _KERNEL_PRODUCTS.items():
         if instruction.name.startswith(name) or name in instruction.op_name:
             return "attention kernels", products * _attention(operands)

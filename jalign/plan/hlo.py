@@ -61,8 +61,8 @@ class Instruction:
 
     def attribute(self, name: str) -> str:
         """Return the text of an attribute such as `replica_groups`, "" where it has none."""
-        at = self.rest.find(f"{name}=")
-        return _balanced(self.rest, at + len(name) + 1) if at >= 0 else ""
+        found = re.search(rf"\b{name}=", self.rest)
+        return _balanced(self.rest, found.end()) if found else ""
 
     @property
     def op_name(self) -> str:
