@@ -198,12 +198,15 @@ class Bert(nn.Module):
     ) -> Array:
         """Sum word, position and type embeddings, normalised: [B x L, D]; types are 0 if None."""
         cfg = self.cfg
-        h_ND = look_up(self.word_embeddings, ids_BL.reshape(-1))
-        h_ND += look_up(self.position_embeddings, position_BL.reshape(-1) + cfg.first_position)
+        lookups = [
+            (self.word_embeddings, ids_BL.reshape(-1)),
+            (self.position_embeddings, position_BL.reshape(-1) + cfg.first_position),
+        ]
+        if type_BL is not None:
+            lookups.append((self.type_embeddings, type_BL.reshape(-1)))
+        h_ND = look_up(*lookups)
         if type_BL is None:
             h_ND += self.type_embeddings[0]
-        else:
-            h_ND += look_up(self.type_embeddings, type_BL.reshape(-1))
         h_ND = self.embedding_norm(h_ND)
         train = not deterministic and cfg.dropout > 0
         return dropout(h_ND, cfg.dropout, self.make_rng("dropout") if train else None)

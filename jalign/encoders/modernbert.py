@@ -264,7 +264,7 @@ class ModernBert(nn.Module):
     def embed(self, ids_BL: Array, *, deterministic: bool = True) -> Array:
         """Look the words up and normalise them: [B x L, D]."""
         cfg = self.cfg
-        h_ND = self.embedding_norm(look_up(self.word_embeddings, ids_BL.reshape(-1)))
+        h_ND = self.embedding_norm(look_up((self.word_embeddings, ids_BL.reshape(-1))))
         train = not deterministic and cfg.dropout > 0
         return dropout(h_ND, cfg.dropout, self.make_rng("dropout") if train else None)
 

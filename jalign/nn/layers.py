@@ -61,16 +61,19 @@ class LayerNorm(nn.Module):
         return (y * scale + bias).astype(self.dtype)
 
 
-def look_up(table_VD: Array, index_N: Array) -> Array:
-    """Return the rows [N, D] of an embedding table that is sharded over its columns.
+def look_up(*lookups: tuple[Array, Array]) -> Array:
+    """Return the sum [N, D] of rows of embedding tables, each (table [V, D], index [N]), which are
+    sharded over their columns.
 
-    Each shard looks up its own columns for the slots of all shards of the table, and the states are
-    exchanged: N x D numbers cross the network, forwards and backwards, where gathering the table
+    Each shard looks up its own columns for the slots of all shards of a table, and the states are
+    exchanged: N x D numbers cross the network, forwards and backwards, where gathering a table
     moves V x D, and its gradient twice that, however small the batch. (A tensor axis still gathers
     and sums up the columns of its rows.)
     """
-    h_ND = jnp.take(table_VD, index_N, axis=0)
-    h_ND = nn.with_logical_constraint(h_ND, ("replica", "embed"))
+    h_ND = sum(
+        nn.with_logical_constraint(jnp.take(table_VD, index_N, axis=0), ("replica", "embed"))
+        for table_VD, index_N in lookups
+    )
     return nn.with_logical_constraint(h_ND, ("batch", None))
 
 

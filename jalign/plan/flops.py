@@ -16,6 +16,7 @@ from jalign.plan.hlo import Computation, Instruction, Program, Shape
 # of splash do the scores and the gradient of the scores each for itself.
 _KERNEL_PRODUCTS = {"splash_mha_fwd": 2, "splash_mha_dq": 3, "splash_mha_dkv": 4}
 _CUDNN_FORWARD, _CUDNN_BACKWARD = 2, 5
+_NUMBERS = ("bf16", "f16", "f32")
 
 
 def count_flops(program: Program) -> dict[str, float]:
@@ -116,8 +117,8 @@ def _cublas(instruction: Instruction, operands: list[Shape]) -> float:
 
 
 def _attention(operands: list[Shape]) -> float:
-    """Return the FLOPs of one product [L, K] x [K, L] of all heads. The largest operands are
-    [B, H, L, K] or [B, L, H, K], and a row is longer than there are heads.
+    """Return the FLOPs of one product [L, K] x [K, L] of all heads. The queries are the first
+    operand of numbers, [B, H, L, K] or [B, L, H, K], and a row is longer than there are heads.
     """
-    queries = max((s for s in operands if len(s.sizes) >= 3), key=lambda s: math.prod(s.sizes))
+    queries = next(s for s in operands if s.dtype in _NUMBERS and len(s.sizes) >= 3)
     return 2.0 * math.prod(queries.sizes) * max(queries.sizes[-3:-1])
