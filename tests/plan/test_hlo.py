@@ -87,6 +87,24 @@ def test_flops_of_products_written_as_convolutions(program):
     assert count_flops(program) == {"products": in_the_loop + of_eight}
 
 
+def test_an_attention_kernel_counts_its_queries_and_not_its_mask():
+    text = """\
+HloModule jit_step
+
+ENTRY %main (q: bf16[2,64,4,16]) -> bf16[2,64,4,16] {
+  %q = bf16[2,64,4,16]{3,2,1,0} parameter(0)
+  %mask = bf16[2,4,64,64]{3,2,1,0} constant({...})
+  %a = (bf16[2,64,4,16]{3,2,1,0}, u8[0]{0}) custom-call(%q, %q, %q, %mask), \
+custom_call_target="__cudnn$fmhaScaleBiasSoftmax"
+  ROOT %o = bf16[2,64,4,16]{3,2,1,0} get-tuple-element(%a), index=0
+}
+"""
+    one_product = 2 * (2 * 4) * 64 * 64 * 16
+    assert count_flops(parse(text)) == {"attention kernels": 2 * one_product}
+    backward = parse(text.replace("BiasSoftmax", "BiasSoftmaxBackward"))
+    assert count_flops(backward) == {"attention kernels": 5 * one_product}
+
+
 def test_collectives_name_axes_and_bytes_by_hand(program):
     found = {c.operation: c for c in list_collectives(program, {"data": 4, "fsdp": 2}, island=4)}
     reduce, gather = found["all-reduce"], found["all-gather"]
