@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = (
     {"cli", "__main__"},
-    {"inference"},
+    {"inference", "plan"},
     {"train", "evals", "report"},
     {"objectives", "hf"},
     {"encoders", "align"},

@@ -282,7 +282,7 @@ def run(**entries) -> ConfigDict:
         log_every=50,
         checkpoint_every=1000,
         keep=3,
-        mesh=dict(data=-1, fsdp=1, tensor=1),
+        mesh=dict(data=-1, fsdp=1, tensor=1, dcn=1),
         test={},
         divergence=dict(factor=1.5, window=50, rollbacks=0),
         hang_s=1800.0,

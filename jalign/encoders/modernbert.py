@@ -29,7 +29,7 @@ from jalign.encoders._modernbert_names import hf_names as hf_names
 from jalign.encoders._modernbert_names import to_hf_config as to_hf_config
 from jalign.errors import ConfigError
 from jalign.nn.attention import packed_attention
-from jalign.nn.layers import INIT_STD, Dense, LayerNorm, dropout, sharded
+from jalign.nn.layers import INIT_STD, Dense, LayerNorm, dropout, look_up, sharded
 from jalign.nn.packed import Order
 from jalign.nn.rope import turn, turns
 from jalign.types import Array
@@ -264,9 +264,7 @@ class ModernBert(nn.Module):
     def embed(self, ids_BL: Array, *, deterministic: bool = True) -> Array:
         """Look the words up and normalise them: [B x L, D]."""
         cfg = self.cfg
-        # Gathered from its storage sharding once, before the lookup, as in bert.py.
-        table_VD = nn.with_logical_constraint(self.word_embeddings, ("vocab", None))
-        h_ND = self.embedding_norm(jnp.take(table_VD, ids_BL.reshape(-1), axis=0))
+        h_ND = self.embedding_norm(look_up((self.word_embeddings, ids_BL.reshape(-1))))
         train = not deterministic and cfg.dropout > 0
         return dropout(h_ND, cfg.dropout, self.make_rng("dropout") if train else None)
 

@@ -46,15 +46,16 @@ def packed_attention(
     has more slots; padding may be longer, its output is finite and means nothing. `window` hides
     the slots of a unit that are more than so many away, on either side; `order` hides what a slot
     may not see yet, and must leave each slot one. Dropout acts on the probabilities when a rate and
-    a key are given. "auto" asks `choose_attention` about the default
-    backend; when compiling for another one, name the implementation.
+    a key are given. "auto" asks `choose_attention` about the default backend, "auto:tpu" or
+    "auto:gpu" about one that is compiled for and not here.
     Raises: ValueError if `impl` is unknown or cannot serve this shape, dtype or dropout.
     """
     dropout = dropout_rate > 0.0 and dropout_key is not None
     length, head_size = q_BLHK.shape[1], q_BLHK.shape[3]
-    if impl == "auto":
+    choose, _, platform = impl.partition(":")
+    if choose == "auto":
         impl = choose_attention(
-            jax.default_backend(),
+            platform or jax.default_backend(),
             q_BLHK.dtype,
             length,
             head_size,

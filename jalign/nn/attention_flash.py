@@ -77,7 +77,7 @@ def _on_each_device(attend):
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return attend
-    rows = tuple(name for name in ("data", "fsdp") if name in mesh.axis_names) or None
+    rows = tuple(name for name in ("dcn", "data", "fsdp") if name in mesh.axis_names) or None
     heads = "tensor" if "tensor" in mesh.axis_names else None
     spec = PartitionSpec(rows, heads)
     specs = (spec, spec, spec, PartitionSpec(rows))

@@ -61,6 +61,22 @@ class LayerNorm(nn.Module):
         return (y * scale + bias).astype(self.dtype)
 
 
+def look_up(*lookups: tuple[Array, Array]) -> Array:
+    """Return the sum [N, D] of rows of embedding tables, each (table [V, D], index [N]), which are
+    sharded over their columns.
+
+    Each shard looks up its own columns for the slots of all shards of a table, and the states are
+    exchanged: N x D numbers cross the network, forwards and backwards, where gathering a table
+    moves V x D, and its gradient twice that, however small the batch. (A tensor axis still gathers
+    and sums up the columns of its rows.)
+    """
+    h_ND = sum(
+        nn.with_logical_constraint(jnp.take(table_VD, index_N, axis=0), ("replica", "embed"))
+        for table_VD, index_N in lookups
+    )
+    return nn.with_logical_constraint(h_ND, ("batch", None))
+
+
 def dropout(x: Array, rate: float, key: Key | None) -> Array:
     """Zero each entry with `rate` and scale the rest; `key=None` or rate 0 returns x."""
     if key is None or rate == 0.0:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from jax import lax
 
 from jalign.types import Array
@@ -169,7 +170,10 @@ def _backward(cut, saved, cotangents):
         table_CD = _part(table_RMD, start, size)
         dh_ND += jnp.einsum("NC,CD->ND", d_NC, table_CD, preferred_element_type=jnp.float32)
         dtable_CD = jnp.einsum("NC,ND->CD", d_NC, h_ND, preferred_element_type=jnp.float32)
-        dtable_RCD = dtable_CD.reshape(runs, size, -1)
+        # Here, not after the cast: the sum over shards of the batch then is a reduce-scatter.
+        dtable_RCD = nn.with_logical_constraint(
+            dtable_CD.reshape(runs, size, -1), ("vocab", None, "embed")
+        )
         dtable_RCD = dtable_RCD.astype(dtable_RMD.dtype)
         dtable_RMD = lax.dynamic_update_slice_in_dim(dtable_RMD, dtable_RCD, start, axis=1)
         dbias_RM = lax.dynamic_update_slice_in_dim(dbias_RM, dbias_RC, start, axis=1)

@@ -1,28 +1,31 @@
 """Lay the run out over devices: the mesh, the one table of rules, and who holds which rows.
 
-In: a mesh entry of a config (data, fsdp, tensor) and logical axis names on parameters. Out:
+In: a mesh entry of a config (dcn, data, fsdp, tensor) and logical axis names on parameters. Out:
 shardings. Model and loss files never mention devices.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jalign.errors import ConfigError
 
-AXES = ("data", "fsdp", "tensor")
-BATCH_AXES = ("data", "fsdp")
+AXES = ("dcn", "data", "fsdp", "tensor")  # outermost first: dcn crosses the slowest network
+BATCH_AXES = ("dcn", "data", "fsdp")
 
 # Logical axis of a parameter or activation -> mesh axis. Scale is this table and the mesh entry of
 # the config.
 RULES = (
     ("batch", BATCH_AXES),
+    ("replica", ("dcn", "data")),
     ("vocab", "tensor"),
     ("heads", "tensor"),
     ("mlp", "tensor"),
@@ -33,11 +36,16 @@ RULES = (
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Devices along each axis; -1 for `data` takes all that are left."""
+    """Devices along each axis; -1 for `data` takes all that are left.
+
+    `dcn`: slices of TPUs that only the data-centre network connects. Parameters are never sharded
+    over it, so that one sum of the gradients per step is all that crosses it.
+    """
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    dcn: int = 1
 
 
 def make_mesh(cfg: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -46,29 +54,61 @@ def make_mesh(cfg: MeshConfig, devices: Sequence[jax.Device] | None = None) -> M
     Raises: ConfigError where the axes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else list(devices)
-    num = len(devices)
-    if cfg.fsdp < 1 or cfg.tensor < 1 or (cfg.data < 1 and cfg.data != -1):
+    num, rest = len(devices), cfg.dcn * cfg.fsdp * cfg.tensor
+    if min(cfg.dcn, cfg.fsdp, cfg.tensor) < 1 or (cfg.data < 1 and cfg.data != -1):
         raise ConfigError(
             f"config.mesh={cfg}: need positive sizes; only data may be -1 (all that are left)"
         )
-    data = cfg.data if cfg.data > 0 else max(1, num // (cfg.fsdp * cfg.tensor))
-    shape = (data, cfg.fsdp, cfg.tensor)
-    if data * cfg.fsdp * cfg.tensor != num:
+    shape = (cfg.dcn, cfg.data if cfg.data > 0 else max(1, num // rest), cfg.fsdp, cfg.tensor)
+    if math.prod(shape) != num:
         raise ConfigError(
-            f"config.mesh asks for data x fsdp x tensor = {' x '.join(map(str, shape))} = "
-            f"{np.prod(shape)} devices, and there are {num}. Set config.mesh.data=-1 and divide "
-            f"{num} by fsdp x tensor."
+            f"config.mesh asks for dcn x data x fsdp x tensor = {' x '.join(map(str, shape))} = "
+            f"{math.prod(shape)} devices, and there are {num}. Set config.mesh.data=-1 and divide "
+            f"{num} by dcn x fsdp x tensor."
         )
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    return Mesh(_arrange(devices, shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _arrange(devices: Sequence[jax.Device], shape: tuple[int, ...]) -> np.ndarray:
+    """Lay devices out so that neighbours on an inner axis are near each other, slice by slice.
+
+    Raises: ConfigError where `dcn` is not the number of slices that there are.
+    """
+    slices: dict[int, list[jax.Device]] = {}
+    for device in devices:
+        slices.setdefault(getattr(device, "slice_index", None) or 0, []).append(device)
+    if devices[0].platform != "tpu":  # GPUs report nodes; a dcn axis there takes them in order
+        slices = {0: list(devices)}
+    if len(slices) > 1 and shape[0] != len(slices):
+        raise ConfigError(
+            f"config.mesh.dcn={shape[0]}, and the devices are {len(slices)} slices: set "
+            f"config.mesh.dcn={len(slices)}"
+        )
+    inner = shape if len(slices) == 1 else (1, *shape[1:])
+    parts = [
+        mesh_utils.create_device_mesh(inner, found, allow_split_physical_axes=True)
+        for _, found in sorted(slices.items())
+    ]
+    return np.concatenate(parts)
 
 
 def num_batch_shards(mesh: Mesh) -> int:
     """Count the shards of the batch axis."""
-    return mesh.shape["data"] * mesh.shape["fsdp"]
+    return math.prod(mesh.shape[name] for name in BATCH_AXES)
+
+
+def check_rows(mesh: Mesh, stream: str, rows: int, accumulate: int) -> None:
+    """Check that a stream's rows divide into microbatches and shards. Raises: ConfigError."""
+    shards = num_batch_shards(mesh)
+    if rows % (shards * accumulate):
+        raise ConfigError(
+            f"config.streams.{stream}.rows={rows} does not divide into {accumulate} microbatches "
+            f"on {shards} shards: set it to a multiple of {shards * accumulate}"
+        )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Return the sharding of every batch field: rows over data and fsdp."""
+    """Return the sharding of every batch field: rows over dcn, data and fsdp."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
@@ -102,8 +142,8 @@ def local_rows(mesh: Mesh, rows: int) -> tuple[int, int]:
     shards = num_batch_shards(mesh)
     if rows % shards:
         raise ConfigError(
-            f"a stream of {rows} rows does not divide over {shards} shards of the batch (data x "
-            f"fsdp): set its rows to a multiple of {shards}"
+            f"a stream of {rows} rows does not divide over {shards} shards of the batch (dcn x "
+            f"data x fsdp): set its rows to a multiple of {shards}"
         )
     slices = [
         index[0] for index in batch_sharding(mesh).addressable_devices_indices_map((rows,)).values()

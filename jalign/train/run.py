@@ -113,7 +113,7 @@ def make_run(
     check_objectives(objectives, fields, cfg.accumulate)
     steps, notes = count_steps(cfg, source)
     cfg = dataclasses.replace(cfg, steps=steps)
-    optimizer, abstract, init_state = _make_state(
+    optimizer, abstract, init_state = make_state(
         cfg, mesh, encoder, objectives, source, start, opened.tokenizer.sha256
     )
     setting = EvalSetting(
@@ -138,7 +138,7 @@ def make_run(
         objectives,
         source,
         optimizer,
-        _make_step(cfg, objectives, weights, optimizer, abstract, mesh),
+        make_step(cfg, objectives, weights, optimizer, abstract, mesh),
         abstract,
         init_state,
         setting,
@@ -156,7 +156,7 @@ def make_run(
     )
 
 
-def _make_step(
+def make_step(
     cfg: RunConfig,
     objectives: Mapping[str, Objective],
     weights: Mapping[str, Callable],
@@ -164,6 +164,7 @@ def _make_step(
     abstract: TrainState,
     mesh: Mesh,
 ) -> Callable:
+    """Return the jitted train step of a run, its state donated and kept on its shardings."""
     step_cfg = StepConfig(
         weights,
         cfg.norm,
@@ -179,16 +180,19 @@ def _make_step(
     )
 
 
-def _make_state(
+def make_state(
     cfg: RunConfig,
     mesh: Mesh,
     encoder: Encoder,
     objectives: Mapping[str, Objective],
-    source: BatchSource,
+    source: BatchSource | None,
     start: Start | None,
     tokenizer_sha256: str,
 ) -> tuple[optax.GradientTransformation, TrainState, Callable[[], TrainState]]:
-    """Return the optimiser, the state's shapes with their shardings, and how to make the first."""
+    """Return the optimiser, the state's shapes with their shardings, and how to make the first.
+
+    A run that is planned and never started has no `source`.
+    """
     family = plugin.load("encoders", cfg.encoder.get("family", "bert"))
     encoder_cfg, key = encoder.module.cfg, jax.random.key(cfg.seed)
 
@@ -270,14 +274,8 @@ def _make_source(cfg: RunConfig, opened: Opened, mesh: Mesh, objectives) -> Batc
         )
     rows = {name: s.rows for name, s in cfg.streams.items()}
     local = {name: mesh_lib.local_rows(mesh, n) for name, n in rows.items()}
-    shards = mesh_lib.num_batch_shards(mesh) * cfg.accumulate
     for name, n in rows.items():
-        if n % shards:
-            raise ConfigError(
-                f"config.streams.{name}.rows={n} does not divide into {cfg.accumulate} "
-                f"microbatches on {mesh_lib.num_batch_shards(mesh)} shards: set it to a multiple "
-                f"of {shards}"
-            )
+        mesh_lib.check_rows(mesh, name, n, cfg.accumulate)
     specials, streams = specials_of(opened.tokenizer), {}
     for name, stream in cfg.streams.items():
         streams[name] = make_stream(

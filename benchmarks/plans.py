@@ -1,0 +1,150 @@
+"""Compile the full-size steps of all objectives for TPUs and GPUs that are not here; one table.
+
+COMMAND  python -m benchmarks.plans --topology v5e:16x16 --shape xlmr-base   (no flags: all of it)
+         python -m benchmarks.plans --weak                          (on 1, 4, 16, 64, 256 chips)
+TIME     minutes a step on two cores; what was compiled is kept in benchmarks/results/plans.json and
+         not compiled again (--again does)
+
+Needs the extras tpu and cuda12; neither data nor weights nor devices. A step is the config's own,
+with its batch in rows per chip as ROWS says, splash or cuDNN attention (no attention dropout).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "plans.json"
+TOPOLOGIES = {"v5e:16x16": dict(fsdp=16), "v5p:4x4x4": dict(fsdp=16), "h100:8x2": dict(fsdp=8)}
+SHAPES = ("xlmr-base", "xlmr-large")
+CONFIGS = ("xlmr_base", "xlm_align", "amber", "veco2", "infoxlm", "labse", "dap", "adjust")
+ROWS = {"xlmr-base": 16, "xlmr-large": 8}  # of each stream and chip; the config's ratio is kept
+WEAK = ("v5e:1x1", "v5e:2x2", "v5e:4x4", "v5e:8x8", "v5e:16x16")
+
+
+def entries_of(name: str, topology: str, shape: str, rows: int, fsdp: int) -> dict[str, Any]:
+    """Return a config's entries with a batch of `rows` per chip of its largest stream."""
+    sys.path.insert(0, str(ROOT / "configs"))
+    entries = importlib.import_module(name).get_config().to_dict()
+    chips = num_chips(topology)
+    most = max(s["rows"] for s in entries["streams"].values())
+    for stream in entries["streams"].values():
+        stream["rows"] = chips * max(1, round(rows * stream["rows"] / most))
+    entries["encoder"] |= dict(attention_dropout=0.0, remat=shape.endswith("large"))
+    entries["mesh"] = dict(data=-1, fsdp=fsdp, tensor=1, dcn=1)
+    entries["accumulate"] = 1
+    return entries
+
+
+def compile_one(name: str, topology: str, shape: str, rows: int, fsdp: int) -> dict[str, Any]:
+    """Compile one step in this process; return the plan as `jalign plan --json` has it."""
+    from jalign.cli.plan import set_environment
+
+    set_environment(topology)
+    from jalign import config
+    from jalign.errors import ConfigError
+    from jalign.plan.report import to_json
+    from jalign.plan.search import search
+    from jalign.plan.topology import open_topology
+    from jalign.train.run_config import RunConfig
+
+    try:
+        cfg = config.build(RunConfig, entries_of(name, topology, shape, rows, fsdp))
+        opened = open_topology(topology)
+        return to_json(search(cfg, opened, shape, budget=0), opened)
+    except ConfigError as error:
+        return {"error": str(error)}
+
+
+def in_process(*args: Any) -> dict[str, Any]:
+    """Compile in a process of its own: the compilers keep what they took, and may crash."""
+    code = "import json, sys; from benchmarks.plans import compile_one; "
+    code += f"sys.stdout.write(json.dumps(compile_one(*{args!r})))"
+    environment = os.environ | {"PYTHONPATH": str(ROOT) + ":" + os.environ.get("PYTHONPATH", "")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    if done.returncode:
+        return {"error": f"exit {done.returncode}: {done.stderr[-300:]}"}
+    return json.loads(done.stdout)
+
+
+def cells(args: argparse.Namespace) -> list[tuple]:
+    """Return what to compile: (config, topology, shape, rows per chip, fsdp)."""
+    if args.weak:
+        return [("xlmr_base", t, "xlmr-base", 16, min(4, num_chips(t))) for t in WEAK]
+    shapes, topologies = args.shape or SHAPES, args.topology or TOPOLOGIES
+    return [
+        (name, topology, shape, ROWS[shape], TOPOLOGIES[topology]["fsdp"])
+        for name in args.config or CONFIGS
+        for shape in shapes
+        for topology in topologies
+    ]
+
+
+def num_chips(topology: str) -> int:
+    """Return the chips of `v5e:16x16`: 256."""
+    return math.prod(int(size) for size in topology.partition(":")[2].split("x"))
+
+
+def main() -> None:
+    """Compile what is missing, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--topology", action="append", choices=list(TOPOLOGIES))
+    parser.add_argument("--shape", action="append", choices=SHAPES)
+    parser.add_argument("--config", action="append", choices=CONFIGS)
+    parser.add_argument("--weak", action="store_true", help="the same step on 1 to 256 chips")
+    parser.add_argument("--again", action="store_true", help="compile again what is stored")
+    parser.add_argument("--show", action="store_true", help="print what is stored, compile nothing")
+    args = parser.parse_args()
+    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for cell in cells(args):
+        key = " ".join(map(str, cell))
+        if not args.show and (args.again or "step" not in known.get(key, {})):
+            known[key] = in_process(*cell)
+            RESULTS.write_text(json.dumps(known, indent=1) + "\n")
+            print(f"compiled {key}: {known[key].get('error', 'done')}", file=sys.stderr, flush=True)
+    print("| step | rows per chip | state | in all, of | FLOPs, of analytic | sends | bound |")
+    print("| --- | --- | ---: | ---: | ---: | --- | ---: |")
+    for cell in cells(args):
+        plan = known.get(" ".join(map(str, cell)))
+        if plan:
+            print("| " + " | ".join(table_row(cell, plan)) + " |")
+
+
+def table_row(cell: tuple, plan: dict[str, Any]) -> list[str]:
+    """Return a line of the table: sizes in GiB of one chip, FLOPs in T, what it sends in MiB."""
+    name, topology, shape, *_ = cell
+    title = f"{name} {shape} {topology}"
+    if "step" not in plan:
+        return [title, plan["error"][:80], "", "", "", "", ""]
+    step, gib = plan["step"], 2**30
+    state = sum(step["memory"].get(k, 0) for k in ("parameters", "optimiser", "auxiliary"))
+    sends = ", ".join(
+        f"{c['operation']} {'+'.join(c['axes'])} {c['wire'] / 2**20:,.0f}"
+        for c in step["collectives"]
+        if c["wire"] > 2**20
+    )
+    fits = "" if step["fits"] else " (does not fit)"
+    flops = sum(step["flops"].values())
+    return [
+        title,
+        " + ".join(map(str, step["rows_per_chip"].values())),
+        f"{state / gib:.2f}",
+        f"{step['memory_needed'] / gib:.2f} of {step['memory_available'] / gib:.2f}{fits}",
+        f"{flops / 1e12:.2f} ({step['flops_ratio']:.2f})" if flops else "",
+        sends or "nothing",
+        step.get("seconds", {}).get("bound", ""),
+    ]
+
+
+if __name__ == "__main__":
+    main()

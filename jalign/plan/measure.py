@@ -1,0 +1,118 @@
+"""Compile the step of a run for a topology, and read everything off that a plan says."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from jalign.plan.abstract import AbstractRun, make_abstract_run
+from jalign.plan.collectives import Collective, list_collectives
+from jalign.plan.estimate import Times, estimate, slots_per_step
+from jalign.plan.expected import analytic_flops, executed_flops
+from jalign.plan.flops import count_flops
+from jalign.plan.hlo import parse
+from jalign.plan.memory import memory_classes, state_bytes, total
+from jalign.plan.topology import GIB, Topology
+from jalign.plan.traffic import count_bytes
+from jalign.train.run_config import RunConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What one compilation says of one chip. `memory`: bytes by class; where the step does not fit
+    and the compiler gives up, the state's classes and `needed`. `flops` by kind; `analytic_flops`
+    is the model's work, `executed_flops` what the step is written to do.
+    """
+
+    run: AbstractRun
+    rows_per_chip: Mapping[str, int]
+    fits: bool
+    needed: int
+    available: int
+    memory: Mapping[str, int]
+    flops: Mapping[str, float]
+    analytic_flops: float
+    executed_flops: float
+    moved: float
+    collectives: Sequence[Collective]
+    times: Times | None
+    compile_s: float
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Return the slots per second of all chips, if all that can overlap does."""
+        return slots_per_step(self.run) / self.times.overlapped if self.times else 0.0
+
+    @property
+    def tokens_per_s_in_turn(self) -> float:
+        """Return the slots per second of all chips, if communication and computation wait."""
+        return slots_per_step(self.run) / self.times.in_turn if self.times else 0.0
+
+
+def compile_for(cfg: RunConfig, topology: Topology, shape: str = "") -> Measured:
+    """Compile the run's step and measure it. Raises: ConfigError for what cannot be built."""
+    run = make_abstract_run(cfg, topology.devices, shape=shape, platform=topology.chip.platform)
+    begin = time.perf_counter()
+    try:
+        compiled = run.lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        needed = _out_of_memory(str(error))
+        if not needed:
+            raise
+        return _too_large(run, topology, *needed, time.perf_counter() - begin)
+    seconds = time.perf_counter() - begin
+    program = parse(compiled.as_text())
+    memory = memory_classes(run, program, compiled.memory_analysis(), topology.chip.platform)
+    flops, moved = count_flops(program), count_bytes(program)
+    collectives = list_collectives(program, dict(run.mesh.shape), _island(topology))
+    ring = min(topology.sizes) >= topology.chip.wraps
+    times = estimate(sum(flops.values()), moved, collectives, topology.chip, ring)
+    needed = total(memory)
+    # The TPU compiler refuses what does not fit; the GPU's leaves it to the allocator.
+    fits = topology.chip.platform == "tpu" or needed <= topology.chip.hbm
+    return Measured(
+        run, _rows_per_chip(run), fits, needed, topology.chip.hbm, memory,
+        flops, *_by_hand(run), moved, collectives, times, seconds,
+    )  # fmt: skip
+
+
+def _by_hand(run: AbstractRun) -> tuple[float, float]:
+    """Return the FLOPs of one chip: the model's own, and those that the step is written to do."""
+    return analytic_flops(run) / run.mesh.size, executed_flops(run) / run.mesh.size
+
+
+def _island(topology: Topology) -> int:
+    """Return how many chips, in order, are joined by the fast links."""
+    if topology.chip.platform == "tpu":
+        return len(topology.devices) // topology.slices
+    return topology.sizes[0]
+
+
+def _rows_per_chip(run: AbstractRun) -> dict[str, int]:
+    shards = run.mesh.size // run.mesh.shape["tensor"]
+    return {name: s.rows // shards for name, s in run.cfg.streams.items()}
+
+
+def _out_of_memory(message: str) -> tuple[int, int] | None:
+    """Read what the compiler needed and had, in bytes, where it ran out of the chip's memory."""
+    used = re.search(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?)i?B? hbm", message)
+    if not used:
+        return None
+    unit = {"": 1, "K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
+    return int(float(used[1]) * unit[used[2]]), int(float(used[3]) * unit[used[4]])
+
+
+def _too_large(
+    run: AbstractRun, topology: Topology, needed: int, available: int, seconds: float
+) -> Measured:
+    memory: dict[str, Any] = state_bytes(run)
+    memory["everything else"] = max(needed - total(memory), 0)
+    return Measured(
+        run, _rows_per_chip(run), False, needed, available, memory, {}, *_by_hand(run),
+        0.0, (), None, seconds,
+    )  # fmt: skip
