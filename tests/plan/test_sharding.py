@@ -67,7 +67,7 @@ def test_looked_up_words_cross_the_network_not_the_table():
     assert exchanged.count <= 4 * STREAMS  # words and positions together, there and back
 
 
-@pytest.mark.parametrize("family", ["bert", "modernbert"])
+@pytest.mark.parametrize("family", ["bert", pytest.param("modernbert", marks=pytest.mark.slow)])
 def test_tensor_sums_states_inside_its_own_axis(family):
     found, _ = collectives(family, data=2, fsdp=2, tensor=2)
     inside = [c for c in found if c.axes == ("tensor",)]
@@ -78,6 +78,7 @@ def test_tensor_sums_states_inside_its_own_axis(family):
     assert sum(c.payload for c in gathers) <= 2 * STREAMS * TABLE / 2
 
 
+@pytest.mark.slow
 def test_only_gradients_cross_the_slices():
     found, run = collectives(dcn=2, data=2, fsdp=2)
     leaving = [c for c in found if c.leaves]
