@@ -311,9 +311,8 @@ def test_prepared_text_and_labelled_files_train_together(mixed, tmp_path):
     assert train(run, tmp_path) == 0
     assert {r["task"] for r in records(tmp_path)} == {"heldout/mlm", "tag", "goodput"}
     assert {"loss/mlm", "loss/tag"} <= records(tmp_path, "metrics")[-1].keys()
-    assert Rates(run, Ledger(tmp_path)).of_words == {
-        "mlm"
-    }  # a few classes are no vocabulary to the MFU
+    # a few classes are no vocabulary to the MFU
+    assert Rates(run, Ledger(tmp_path)).of_words == {"mlm"}
     names = {s["name"] for s in read_model_file(tmp_path)["data"]["sources"]}
     assert {"en-de", "en-ru", "en", "train"} == names
 
