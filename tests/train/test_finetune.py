@@ -277,6 +277,7 @@ def test_a_resumed_run_needs_no_init_ends_with_the_same_bits_and_knows_its_files
         go(6, tmp_path / "parts")
 
 
+@pytest.mark.slow
 def test_a_run_from_before_an_entry_existed_goes_on(tmp_path, capsys):
     data = write_tiny_dataset(tmp_path / "data")
     constant = dict(lr=1e-2, schedule="constant")

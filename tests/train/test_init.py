@@ -285,6 +285,7 @@ def test_a_workdir_from_before_the_model_file_gets_one_when_it_goes_on(data, tmp
     assert read_model_file(tmp_path)["init"] == ""
 
 
+@pytest.mark.slow  # 22 layers are compiled twice; in process the tests above do the same
 def test_the_command_starts_from_a_folder_and_goes_on_without_it(
     data, tmp_path, capsys, monkeypatch
 ):
