@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jalign.errors import ConfigError
@@ -40,6 +40,20 @@ def build(cls: type, values: Mapping[str, Any], where: str = "config") -> Any:
         raise
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{where}: {error}") from error
+
+
+def check_choices(section: object, choices: Mapping[str, Sequence[str]]) -> None:
+    """Compare entries with what is served. Raises: ValueError naming the first that is not."""
+    for name, served in choices.items():
+        if (got := getattr(section, name)) not in served:
+            raise ValueError(f"{name}={got!r}: need one of {', '.join(served)}")
+
+
+def check_some(section: object, name: str, served: Sequence[str]) -> None:
+    """Compare an entry that lists several. Raises: ValueError where it lists none, or others."""
+    got = getattr(section, name)
+    if not got or not set(got) <= set(served):
+        raise ValueError(f"{name}={got!r}: need some of {', '.join(served)}")
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

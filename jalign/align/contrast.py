@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jalign.align.word_pairs import WordPairs, pick
+from jalign.config import check_choices
 from jalign.types import Array, Loss, Mean
 
 BIG_NEGATIVE = -1e30  # finite: an anchor without candidates has loss 0 and a gradient
@@ -51,10 +52,7 @@ class Rule:
 
     def __post_init__(self) -> None:
         """Check the entries. Raises: ValueError naming the entry."""
-        for name, served in CHOICES.items():
-            if getattr(self, name) not in served:
-                got = getattr(self, name)
-                raise ValueError(f"{name}={got!r}: need one of {', '.join(served)}")
+        check_choices(self, CHOICES)
 
 
 class Pairs(NamedTuple):

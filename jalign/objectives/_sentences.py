@@ -14,6 +14,7 @@ from flax import linen as nn
 
 from jalign.align import sentences as s
 from jalign.align.contrast import Rule
+from jalign.config import check_choices
 from jalign.nn.layers import sharded
 from jalign.nn.microbatch import join_rows, over_microbatches
 from jalign.types import Array, Batch, Encoder, Key, Mean, Params
@@ -41,8 +42,7 @@ class Config(Rule):
     def __post_init__(self) -> None:
         """Check the entries. Raises: ValueError naming the entry."""
         super().__post_init__()
-        if self.pool not in s.POOLS:
-            raise ValueError(f"pool={self.pool!r}: need one of {', '.join(s.POOLS)}")
+        check_choices(self, {"pool": s.POOLS})
         if self.tau <= 0 or self.max_pairs < 0:
             raise ValueError(
                 f"tau={self.tau}, max_pairs={self.max_pairs}: need more than 0, and 0 or more"

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from jalign.align import word_pairs as w
 from jalign.align.transport import Entropic, sinkhorn_divergence
+from jalign.config import check_choices
 from jalign.objectives._supervised import make_encode
 from jalign.types import Array, Aux, Batch, Batches, Encoder, Key, Loss, Mean, Objective, Params
 
@@ -69,10 +70,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check the entries. Raises: ValueError naming the entry."""
-        for name, served in CHOICES.items():
-            if getattr(self, name) not in served:
-                got = getattr(self, name)
-                raise ValueError(f"{name}={got!r}: need one of {', '.join(served)}")
+        check_choices(self, CHOICES)
         if not 0 <= self.min_weight <= 1 or self.max_words < 0:
             raise ValueError(
                 f"min_weight={self.min_weight}, max_words={self.max_words}: need 0 to 1, and 0 or "

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from jalign.config import check_choices
 from jalign.data.id_pairs import IdPairs, read_all
 from jalign.errors import ConfigError
 from jalign.types import Array, Aux, Batches, Encoder, Key, Loss, Mean, Objective, Params
@@ -37,8 +38,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check the entries. Raises: ValueError naming the entry."""
-        if self.distance not in DISTANCES:
-            raise ValueError(f"distance={self.distance!r}: need one of {', '.join(DISTANCES)}")
+        check_choices(self, {"distance": DISTANCES})
         if self.subset_per_step < 0:
             raise ValueError(f"subset_per_step={self.subset_per_step}: need 0 (all pairs) or more")
 

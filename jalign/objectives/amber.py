@@ -19,6 +19,7 @@ import jax
 from jalign.align.agreement import word_agreement
 from jalign.align.contrast import sentence_contrast
 from jalign.align.word_pairs import unit_sides
+from jalign.config import check_some
 from jalign.nn.attention import attention_probs
 from jalign.nn.microbatch import over_microbatches
 from jalign.nn.packed import Order, reading_order, unit_ids
@@ -55,8 +56,7 @@ class Config(_sentences.Config):
     def __post_init__(self) -> None:
         """Check the entries. Raises: ValueError naming the entry."""
         super().__post_init__()
-        if not self.losses or not set(self.losses) <= set(LOSSES):
-            raise ValueError(f"losses={self.losses!r}: need some of {', '.join(LOSSES)}")
+        check_some(self, "losses", LOSSES)
 
 
 def make(cfg: Config, encoder: Encoder) -> Objective:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jalign.config import check_choices
 from jalign.data.rows import SPECIALS
 from jalign.nn.layers import Dense, dropout
 from jalign.nn.vocab_loss import gather_masked, gather_slots
@@ -42,8 +43,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check the entries. Raises: ValueError naming the entry."""
-        if self.head not in HEADS:
-            raise ValueError(f"head={self.head!r}: need one of {', '.join(HEADS)}")
+        check_choices(self, {"head": HEADS})
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout}: need 0 <= dropout < 1")
 

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from jalign.config import check_choices
 from jalign.data.id_pairs import IdPairs, read_all
 from jalign.errors import ConfigError
 from jalign.nn.packed import unit_ids
@@ -42,8 +43,7 @@ class Config(mlm.Config):
     def __post_init__(self) -> None:
         """Check the entries. Raises: ValueError naming the entry."""
         super().__post_init__()
-        if self.form not in FORMS:
-            raise ValueError(f"form={self.form!r}: need one of {', '.join(FORMS)}")
+        check_choices(self, {"form": FORMS})
         if not 0 < self.change <= 1:
             raise ValueError(f"change={self.change}: need more than 0 and at most 1")
         if self.form == "paper" and not self.language_embeddings:

@@ -21,6 +21,7 @@ from flax import linen as nn
 from jalign.align import contrast as c
 from jalign.align import sentences as s
 from jalign.align.mixup import mix_up
+from jalign.config import check_choices
 from jalign.nn.layers import INIT_STD, sharded
 from jalign.nn.microbatch import join_rows, over_microbatches
 from jalign.nn.packed import unit_ids
@@ -61,8 +62,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check the entries. Raises: ValueError naming the entry."""
-        if self.directions not in DIRECTIONS:
-            raise ValueError(f"directions={self.directions!r}: need one of {', '.join(DIRECTIONS)}")
+        check_choices(self, {"directions": DIRECTIONS})
         if not 0 <= self.momentum <= 1 or self.tau <= 0 or self.queue < 1 or self.max_pairs < 0:
             raise ValueError(
                 f"momentum={self.momentum}, tau={self.tau}, queue={self.queue}, "

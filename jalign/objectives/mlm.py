@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jalign.config import check_choices
 from jalign.errors import ConfigError
 from jalign.nn.masking import HALVES, MaskRates, corrupt, select_tokens
 from jalign.nn.packed import unit_ids
@@ -45,8 +46,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check the rates. Raises: ValueError naming the entry."""
-        if self.half not in HALVES:
-            raise ValueError(f"half={self.half!r}: need one of {', '.join(HALVES)}")
+        check_choices(self, {"half": HALVES})
         try:
             rates = values_of(self.rate, "rate")
         except ConfigError as error:  # as a ValueError it gets the objective's name before it

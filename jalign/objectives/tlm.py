@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
+from jalign.config import check_choices
 from jalign.errors import ConfigError
 from jalign.nn.packed import sides_of
 from jalign.objectives import mlm
@@ -36,8 +37,7 @@ class Config(mlm.Config):
     def __post_init__(self) -> None:
         """Check the form and the rates. Raises: ValueError naming the entry."""
         super().__post_init__()
-        if self.form not in LAYOUTS:
-            raise ValueError(f"form={self.form!r}: need one of {', '.join(LAYOUTS)}")
+        check_choices(self, {"form": LAYOUTS})
 
 
 def make(cfg: Config, encoder: Encoder) -> Objective:

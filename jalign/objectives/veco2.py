@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jalign.align import sentences as s
 from jalign.align import word_pairs as w
 from jalign.align.contrast import CHOICES, joined, sentence_contrast, token_contrast
+from jalign.config import check_choices, check_some
 from jalign.nn.microbatch import join_rows, over_microbatches
 from jalign.objectives import _sentences
 from jalign.objectives._supervised import make_encode
@@ -47,13 +48,8 @@ class Config(_sentences.Config):
     def __post_init__(self) -> None:
         """Check the entries. Raises: ValueError naming the entry."""
         super().__post_init__()
-        if not self.losses or not set(self.losses) <= set(PARTS):
-            raise ValueError(f"losses={self.losses!r}: need some of {', '.join(PARTS)}")
-        choices = {"token_candidates": CHOICES["candidates"], "word_pool": w.POOLS}
-        for name, served in choices.items():
-            if getattr(self, name) not in served:
-                got = getattr(self, name)
-                raise ValueError(f"{name}={got!r}: need one of {', '.join(served)}")
+        check_some(self, "losses", PARTS)
+        check_choices(self, {"token_candidates": CHOICES["candidates"], "word_pool": w.POOLS})
         if self.token_tau <= 0:
             raise ValueError(f"token_tau={self.token_tau}: need more than 0")
 

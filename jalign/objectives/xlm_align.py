@@ -20,6 +20,7 @@ from flax import linen as nn
 from jalign.align import extract
 from jalign.align.similarity import KINDS, row_pair_mask, similarity
 from jalign.align.transport import sinkhorn
+from jalign.config import check_choices
 from jalign.nn.layers import sharded
 from jalign.nn.packed import scatter_links, unit_ids
 from jalign.objectives import mlm
@@ -69,10 +70,7 @@ class Config(mlm.Config):
             "extract": ("itermax", "mutual"),
             "points": ("masked", "all"),
         }
-        for name, served in choices.items():
-            if getattr(self, name) not in served:
-                got = getattr(self, name)
-                raise ValueError(f"{name}={got!r}: need one of {', '.join(served)}")
+        check_choices(self, choices)
         for name, highest in (("prior", float("inf")), ("given", 1.0)):
             values = values_of(getattr(self, name), name)
             bad = [f"{n}={v}" for n, v in values.items() if not 0 <= v <= highest]

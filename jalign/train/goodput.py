@@ -33,9 +33,12 @@ CLASSES = {
 class Ledger:
     """Seconds by class, over all restarts of a run."""
 
-    def __init__(self, workdir: Path, began: float | None = None) -> None:
-        """Start in class `start`, at the time `began` of `time.time()` (default: now)."""
-        self.path = workdir / ALIVE_FILE
+    def __init__(self, workdir: Path, began: float | None = None, *, writes: bool = True) -> None:
+        """Start in class `start`, at the time `began` of `time.time()` (default: now).
+
+        `writes`: whether this process is the one that writes alive.json.
+        """
+        self.path, self.writes = workdir / ALIVE_FILE, writes
         self.seconds = dict.fromkeys(CLASSES, 0.0)
         self.step = 0
         self._class, self._since = "start", time.perf_counter()
@@ -105,12 +108,20 @@ class Ledger:
         totals = self.totals()
         return totals["productive"] / max(sum(totals.values()), 1e-9)
 
-    def write_alive(self, *, running: bool = True) -> None:
+    def write_alive(self) -> None:
         """Write alive.json, at most every few seconds; a disk that is full is no reason to stop."""
         now = time.monotonic()
-        if running and now - self._written < WRITE_EVERY_S:
+        if now - self._written >= WRITE_EVERY_S:
+            self._written = now
+            self._write(running=True)
+
+    def end(self) -> None:
+        """Write that the run ended because it was to: what follows is not `down`."""
+        self._write(running=False)
+
+    def _write(self, *, running: bool) -> None:
+        if not self.writes:
             return
-        self._written = now
         facts = {
             "step": self.step, "time": time.time(), "pid": os.getpid(), "running": running,
             "seconds": self.totals(),

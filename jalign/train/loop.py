@@ -48,19 +48,21 @@ def train(
     run.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    ledger, checkpoints = Ledger(workdir, began), Checkpoints(workdir, run.cfg.keep)
+    first = jax.process_index() == 0
+    ledger = Ledger(workdir, began, writes=first)
+    checkpoints = Checkpoints(workdir, run.cfg.keep)
     rules = nn.logical_axis_rules(mesh_lib.RULES)
     hang = HangWatch(run.cfg.hang_s, say)
     with jax.set_mesh(run.mesh), rules, StopFlag() as stop, hang:
         skipped, watch = Skipped(workdir, skip_batches), Watch(run, workdir)
         found = find(run, checkpoints, skipped)
         state, start = take(run, checkpoints, watch, found), found.step
-        if start == 0 and jax.process_index() == 0:
+        if first and start == 0:
             (workdir / "config.json").write_text(json.dumps(run.facts()["config"], indent=1))
-        if jax.process_index() == 0 and (start == 0 or not (workdir / MODEL_FILE).exists()):
+        if first and (start == 0 or not (workdir / MODEL_FILE).exists()):
             write_description(workdir, run.tokenizer_folder, run.description)
         ledger.resume(found.meta.get("seconds"))
-        log = Log(workdir, run.cfg.steps, start=start, writes=jax.process_index() == 0)
+        log = Log(workdir, run.cfg.steps, start=start, writes=first)
         job = Job(run, workdir, checkpoints, log, stop, skipped, ledger, hang, watch)
         try:
             _introduce(run, log, start, found)
@@ -83,18 +85,17 @@ def _train_on(job: Job, state: TrainState, start: int) -> int:
     while True:
         try:
             code = _loop(job, state, start)
-            if jax.process_index() == 0:
-                job.ledger.write_alive(running=False)
-            return code
         except Spike as spike:
             allowed = job.run.cfg.divergence.rollbacks
             if job.skipped.num_rollbacks >= allowed:
-                if jax.process_index() == 0:
-                    job.ledger.write_alive(running=False)
+                job.ledger.end()
                 if allowed:
                     spike.args = (f"{spike.args[0]} {allowed} rollbacks did not help.",)
                 raise
             state, start = roll_back(job, spike)
+        else:
+            job.ledger.end()
+            return code
 
 
 def _introduce(run: Run, log: Log, start: int, found: Found) -> None:
@@ -213,8 +214,7 @@ def _steps(job: Job, state: TrainState, start: int, rates: Rates) -> tuple[int, 
         done, pending = done + 1, out
         log.step(done)
         ledger.step = done
-        if jax.process_index() == 0:
-            ledger.write_alive()
+        ledger.write_alive()
         if done % cfg.log_every == 0 or done == cfg.steps:
             log.metrics(rates.record(done, out))
         save = done % cfg.checkpoint_every == 0 or done == cfg.steps
