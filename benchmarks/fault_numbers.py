@@ -51,8 +51,10 @@ def nan(bench: Bench) -> Iterator[Case]:
 
 
 def lr_x_100(bench: Bench) -> Iterator[Case]:
-    """A learning rate of a hundred times what works: the run stops, and says so."""
-    flags = ("--config.optimizer.lr=0.3", "--config.divergence.window=5")
+    """A learning rate of a hundred times what works, which so small an encoder does with 0.3: the
+    run stops, and says so.
+    """
+    flags = ("--config.optimizer.lr=30.0", "--config.divergence.window=5")
     run = bench.start(bench.new("lr"), *flags, pace_s=0)
     code = run.finish()
     good = code == 4 and (run.workdir / "diverged.json").exists() and "rose from" in run.said()
