@@ -67,7 +67,8 @@ def run_variant(name: str, args: argparse.Namespace) -> None:
         module, TokenIds(3, (0, 1, 2, 3)), max_unit={"pair": PIECES + 2}, accumulate=parts
     )
     objective = labse.make(labse.Config(tau=0.05, max_pairs=PAIRS_PER_ROW), encoder)
-    params = jax.jit(lambda key: nn.unbox(bert.init_params(module, key)))(jax.random.key(0))
+    make_params = jax.jit(lambda key: {"encoder": nn.unbox(bert.init_params(module, key))})
+    params = make_params(jax.random.key(0))
     optimizer = optax.adamw(1e-4)
     state = TrainState(jnp.int32(0), params, optimizer.init(params), {"labse": {}})
     cfg_step = StepConfig({"labse": lambda step: jnp.float32(1.0)}, accumulate=parts)

@@ -21,7 +21,7 @@ def to_json(found: Found, topology: Topology) -> dict[str, Any]:
         "slices": topology.slices,
         "chips": len(topology.devices),
         "chip": chip,
-        "notes": list(found.asked.run.notes),
+        "notes": [*topology.notes, *found.asked.run.notes],
         "step": _measured(found.asked),
         "largest_rows_per_chip": found.largest.rows_per_chip if found.largest else None,
         "largest": _measured(found.largest) if found.largest else None,
@@ -76,7 +76,7 @@ def to_text(found: Found, topology: Topology) -> str:
     lines = [
         f"{run.cfg.name} on {topology.name}{slices}: {len(topology.devices)} x "
         f"{topology.chip.name}, mesh {mesh or 'of one chip'}",
-        *(f"note: {note}" for note in run.notes),
+        *(f"note: {note}" for note in (*topology.notes, *run.notes)),
         f"batch: {_rows(plan)} per chip, {slots_per_step(run):,} slots in all"
         + (f", in {run.cfg.accumulate} microbatches" if run.cfg.accumulate > 1 else ""),
         f"compiled in {plan.compile_s:.0f} s; attention {run.encoder_cfg.attention}, "

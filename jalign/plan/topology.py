@@ -7,6 +7,7 @@ below serve the estimate of time only.
 
 from __future__ import annotations
 
+import importlib.metadata
 import math
 import os
 import re
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+from packaging.requirements import Requirement
 
 from jalign.errors import ConfigError
 from jalign.plan import gpu
@@ -59,13 +61,16 @@ CHIPS = {
 
 @dataclass(frozen=True)
 class Topology:
-    """Devices to compile for. `sizes`: chips along each axis, or GPUs of a node and nodes."""
+    """Devices to compile for. `sizes`: chips along each axis, or GPUs of a node and nodes; `notes`:
+    what is to be said about their compiler.
+    """
 
     name: str
     chip: Chip
     sizes: tuple[int, ...]
     slices: int
     devices: Sequence[jax.Device]
+    notes: Sequence[str] = ()
 
 
 def parse_topology(name: str) -> tuple[str, tuple[int, ...]]:
@@ -99,7 +104,18 @@ def open_topology(name: str, slices: int = 1) -> Topology:
         )
     open_devices = _tpu_devices if chip.platform == "tpu" else gpu.open_devices
     devices = open_devices(kind, sizes, slices)
-    return Topology(name, chip, sizes, slices, devices)
+    notes = tpu_compiler_notes() if chip.platform == "tpu" else ()
+    return Topology(name, chip, sizes, slices, devices, notes)
+
+
+def tpu_compiler_notes() -> tuple[str, ...]:
+    """Say where the compiler for TPUs is not that of this jax: another one plans other numbers."""
+    wanted = [Requirement(line) for line in importlib.metadata.requires("jax") or ()]
+    asked = next((r for r in wanted if r.name == "libtpu"), None)
+    found = importlib.metadata.version("libtpu")
+    if asked is None or asked.specifier.contains(found):
+        return ()
+    return (f"libtpu {found} is installed, and jax {jax.__version__} asks for {asked.specifier}",)
 
 
 def _tpu_devices(kind: str, sizes: tuple[int, ...], slices: int) -> Sequence[jax.Device]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import json
 import math
 import subprocess
@@ -19,7 +20,14 @@ from jalign.plan.memory import shard_bytes, state_bytes, total
 from jalign.plan.report import to_json, to_text
 from jalign.plan.search import search
 from jalign.plan.shapes import SHAPES, encoder_entries
-from jalign.plan.topology import CHIPS, Chip, Topology, open_topology, parse_topology
+from jalign.plan.topology import (
+    CHIPS,
+    Chip,
+    Topology,
+    open_topology,
+    parse_topology,
+    tpu_compiler_notes,
+)
 from jalign.train.run_config import RunConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,6 +64,16 @@ def test_a_topology_is_a_chip_and_sizes(name, kind, sizes):
 def test_a_wrong_topology_says_what_to_type(name):
     with pytest.raises(ConfigError, match="v5e|such as"):
         parse_topology(name)
+
+
+def test_a_compiler_of_another_version_is_told(monkeypatch):
+    wanted = next(r for r in importlib.metadata.requires("jax") if r.startswith("libtpu"))
+    right = wanted.partition("==")[2].partition(";")[0].strip().replace("*", "1")
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: right)
+    assert tpu_compiler_notes() == ()
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "99.0")
+    (note,) = tpu_compiler_notes()
+    assert "libtpu 99.0 is installed" in note and f"asks for =={right[:-1]}" in note
 
 
 @pytest.mark.parametrize(
