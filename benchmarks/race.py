@@ -104,7 +104,7 @@ def run_turn(competitor: Competitor) -> dict:
     if done.returncode:
         return {
             "steps": [],
-            "error": (done.stderr.strip().splitlines() or ["no message"])[-1][:300],
+            "error": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1][:300],
         }
     return json.loads(done.stdout.strip().splitlines()[-1])
 
