@@ -102,9 +102,10 @@ def run_turn(competitor: Competitor) -> dict:
         check=False,
     )
     if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         return {
             "steps": [],
-            "error": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1][:300],
+            "error": said[-1][:300],
         }
     return json.loads(done.stdout.strip().splitlines()[-1])
 

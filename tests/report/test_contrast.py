@@ -54,6 +54,24 @@ def test_systems_stand_in_the_order_of_the_study_and_a_reference_last(study):
     assert row == "| peer |  | 90.0 |  |  |  |"
 
 
+def test_held_out_pairs_count_as_they_were_found_last_and_other_tagged_files_as_treebanks(study):
+    for name, value in (("base", 0.2), ("sa", 0.5)):
+        first, last = (("retrieval", "en-de", "accuracy", v) for v in (0.9, value))
+        write(
+            study / name / "run" / "results.jsonl",
+            first,
+            last,
+            ("retrieval", "avg", "accuracy", 1.0),
+        )
+    rows = [("udpos", "de", "f1", 0.4), ("columns", "sw", "f1", 0.2)]
+    write(study / "base" / "pos" / "results.jsonl", *rows, test="tagging")
+    base = read_study(study)[0].means
+    assert base["retrieval_heldout"] == pytest.approx(20) and base["zero"] == pytest.approx(30)
+    assert "retrieval of held-out pairs by at least 15 points: yes, +30.0" in markdown(
+        read_study(study)
+    )
+
+
 def test_sentences_are_compared_with_the_better_vector_of_the_base(study):
     assert "at least 15 points: yes, +20.0" in markdown(read_study(study))
     write(study / "base" / "retrieval.jsonl", ("retrieval/cosine", "de-en", "accuracy", 0.21))
