@@ -52,22 +52,19 @@ def read_django():
 
 def save_tokenizer(folder: Path, texts: list[str]) -> None:
     """Save XLM-R's layout around a real SentencePiece model, or around one trained here."""
-    from sentencepiece import sentencepiece_model_pb2
     from transformers import XLMRobertaTokenizer
 
-    from jalign.data.tokenizer import train_tokenizer
+    from jalign.data.tokenizer import read_sentencepiece, train_tokenizer
 
     path = bitext.SHARED / "tokenizers" / "use_multilingual_v3.sp.model"
     if not path.exists():
         train_tokenizer(texts, folder, 16_000)
         return
-    proto = sentencepiece_model_pb2.ModelProto()
-    proto.ParseFromString(path.read_bytes())
+    pieces, charsmap = read_sentencepiece(path.read_bytes())
     specials = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")]
-    pieces = [(p.piece, p.score) for p in proto.pieces[3:]]  # its own <unk>, <s>, </s> go
-    charsmap = proto.normalizer_spec.precompiled_charsmap
     XLMRobertaTokenizer(
-        vocab=[*specials, *pieces, ("<mask>", 0.0)], _spm_precompiled_charsmap=charsmap
+        vocab=[*specials, *pieces[3:], ("<mask>", 0.0)],  # its own <unk>, <s>, </s> go
+        _spm_precompiled_charsmap=charsmap,
     ).save_pretrained(str(folder))
 
 

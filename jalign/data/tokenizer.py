@@ -253,16 +253,55 @@ def _training_error(error: str, vocab_size: int) -> str:
 
 def _save_as_hf(model: bytes, folder: Path) -> None:
     """Save a SentencePiece model with XLM-R's special ids as a Hugging Face folder."""
-    from sentencepiece import sentencepiece_model_pb2
     from transformers import XLMRobertaTokenizer
 
-    proto = sentencepiece_model_pb2.ModelProto()
-    proto.ParseFromString(model)
-    vocab = [(piece.piece, piece.score) for piece in proto.pieces] + [("<mask>", 0.0)]
-    charsmap = proto.normalizer_spec.precompiled_charsmap
-    hf = XLMRobertaTokenizer(vocab=vocab, _spm_precompiled_charsmap=charsmap)
+    pieces, charsmap = read_sentencepiece(model)
+    hf = XLMRobertaTokenizer(vocab=[*pieces, ("<mask>", 0.0)], _spm_precompiled_charsmap=charsmap)
     hf.save_pretrained(str(folder))
     (folder / "sentencepiece.bpe.model").write_bytes(model)
+
+
+def read_sentencepiece(model: bytes) -> tuple[list[tuple[str, float]], bytes]:
+    """Return the pieces of a SentencePiece model with their scores, and its map of characters.
+
+    Without `sentencepiece_model_pb2`: that of sentencepiece 0.2.3 refuses to be imported under a
+    protobuf below 7, and Apache Beam 2.77 allows none from 7 on.
+    """
+    import sentencepiece
+
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    ids = list(range(processor.get_piece_size()))
+    pieces = list(zip(processor.id_to_piece(ids), processor.get_score(ids), strict=True))
+    normalizer = _proto_field(model, 3)  # sentencepiece_model.proto: ModelProto.normalizer_spec
+    return pieces, _proto_field(normalizer, 2)  # NormalizerSpec.precompiled_charsmap
+
+
+def _proto_field(message: bytes, wanted: int) -> bytes:
+    """Return the last field of this number in a protocol buffer, which holds bytes; b"" if none.
+
+    Source: https://protobuf.dev/programming-guides/encoding
+    """
+    found, at = b"", 0
+
+    def varint() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte, at = message[at], at + 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+
+    while at < len(message):
+        number, kind = divmod(varint(), 8)
+        if kind == 0:
+            varint()
+            continue
+        size = varint() if kind == 2 else {1: 8, 5: 4}[kind]
+        found = message[at : at + size] if (number, kind) == (wanted, 2) else found
+        at += size
+    return found
 
 
 def copy_tokenizer(source: Path | str, folder: Path | str) -> Tokenizer:
