@@ -10,7 +10,8 @@ from pathlib import Path
 
 from absl import flags
 
-from jalign.data.prepare import Options, prepare
+from jalign.data.prepare import prepare
+from jalign.data.prepare_steps import Options
 from jalign.data.records import Manifest
 from jalign.errors import UserError
 

@@ -17,7 +17,7 @@ import numpy as np
 from jalign.data.text import Flaw, Raw, escape, held_out_key
 
 _LENGTH = struct.Struct("<I")
-_KEY = np.dtype([("high", "<u8"), ("low", "<u8"), ("index", "<u8")])
+KEY = np.dtype([("high", "<u8"), ("low", "<u8"), ("index", "<u8")])
 _NUM_BUCKETS = 64
 _BUFFERED_KEYS = 1 << 16
 
@@ -54,13 +54,41 @@ class Spool:
 
     def __iter__(self) -> Iterator[Spooled]:
         """Read the records in the order they came."""
-        with self.path.open("rb", buffering=1 << 20) as file:
-            while flag := file.read(1):
-                fields = []
-                for _ in range(1 + self.num_sides):
-                    fields.append(file.read(_LENGTH.unpack(file.read(4))[0]))
-                texts = tuple(raw.decode() for raw in fields[1:])
-                yield Spooled(texts, fields[0].decode(errors="surrogateescape"), flag == b"\1")
+        return read_spool(self.path, self.num_sides)
+
+
+def read_spool(path: Path, num_sides: int) -> Iterator[Spooled]:
+    """Read the records of a spool in the order they came."""
+    with path.open("rb", buffering=1 << 20) as file:
+        while flag := file.read(1):
+            fields = []
+            for _ in range(1 + num_sides):
+                fields.append(file.read(_LENGTH.unpack(file.read(4))[0]))
+            texts = tuple(raw.decode() for raw in fields[1:])
+            yield Spooled(texts, fields[0].decode(errors="surrogateescape"), flag == b"\1")
+
+
+def digest(texts: tuple[str, ...]) -> bytes:
+    """Hash the texts of a record to 128 bits; equal digests count as a repeat."""
+    raw = "\0".join(texts).encode()  # validated texts hold no NUL
+    return hashlib.blake2b(raw, digest_size=16).digest()
+
+
+def make_keys(digests: list[bytes], start: int) -> np.ndarray:
+    """Return the digests as keys, numbered from `start`."""
+    keys = np.empty(len(digests), KEY)
+    halves = np.frombuffer(b"".join(digests), "<u8").reshape(-1, 2)
+    keys["high"], keys["low"] = halves[:, 0], halves[:, 1]
+    keys["index"] = np.arange(start, start + len(digests))
+    return keys
+
+
+def find_repeats(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices of all but the first of equal keys, and of the one before each of them."""
+    keys = np.sort(keys, order=("high", "low", "index"))
+    same = (keys["high"][1:] == keys["high"][:-1]) & (keys["low"][1:] == keys["low"][:-1])
+    index, repeats = keys["index"].astype(np.int64), np.flatnonzero(same) + 1
+    return index[repeats], index[repeats - 1]
 
 
 class DuplicateFinder:
@@ -77,16 +105,12 @@ class DuplicateFinder:
 
     def append(self, texts: tuple[str, ...]) -> None:
         """Add the next record."""
-        raw = "\0".join(texts).encode()  # validated texts hold no NUL
-        self._keys.append(hashlib.blake2b(raw, digest_size=16).digest())
+        self._keys.append(digest(texts))
         if len(self._keys) == _BUFFERED_KEYS:
             self._flush()
 
     def _flush(self) -> None:
-        keys = np.empty(len(self._keys), _KEY)
-        halves = np.frombuffer(b"".join(self._keys), "<u8").reshape(-1, 2)
-        keys["high"], keys["low"] = halves[:, 0], halves[:, 1]
-        keys["index"] = np.arange(self._num_flushed, self._num_flushed + len(keys))
+        keys = make_keys(self._keys, self._num_flushed)
         bucket = keys["high"] % _NUM_BUCKETS
         for number in np.unique(bucket):
             with (self._folder / f"{number}.keys").open("ab") as file:
@@ -106,14 +130,12 @@ class DuplicateFinder:
             file = self._folder / f"{number}.keys"
             if not file.exists():
                 continue
-            keys = np.sort(np.fromfile(file, _KEY), order=("high", "low", "index"))
+            repeats, repeated = find_repeats(np.fromfile(file, KEY))
             file.unlink()
-            same = (keys["high"][1:] == keys["high"][:-1]) & (keys["low"][1:] == keys["low"][:-1])
-            if same.any():
-                index, repeats = keys["index"].astype(np.int64), np.flatnonzero(same) + 1
-                flags[index[repeats]] = True
-                first = int(repeats[np.argmin(index[repeats])])
-                pair = (int(index[first]), int(index[first - 1]))
+            if len(repeats):
+                flags[repeats] = True
+                first = int(np.argmin(repeats))
+                pair = (int(repeats[first]), int(repeated[first]))
                 earliest = pair if earliest is None else min(earliest, pair)
         return flags, earliest
 
@@ -129,19 +151,29 @@ class Quarantine(contextlib.AbstractContextManager):
     def add(self, flaw: Flaw, place: str, sides: tuple[bytes, ...]) -> None:
         """Set one record aside."""
         self.counts[flaw.reason] += 1
+        fields = [flaw.reason, place, flaw.detail]
+        cells = [escape(field.encode(errors="surrogateescape")) for field in fields]
+        self._write("\t".join([*cells, *map(escape, sides)]) + "\n")
+
+    def add_raw(self, flaw: Flaw, raw: Raw) -> None:
+        """Set a record aside as its reader found it."""
+        self.add(flaw, raw.place(flaw), raw.sides)
+
+    def add_file(self, path: Path) -> None:
+        """Append what another quarantine set aside, if it did; what it counted is not counted."""
+        if path.exists():
+            with gzip.open(path, "rt", encoding="utf-8", newline="\n") as rows:
+                for row in rows:
+                    self._write(row)
+
+    def _write(self, row: str) -> None:
         if self._file is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             # no name and no time in the header: equal input gives equal bytes
             packed = gzip.GzipFile("", "wb", 6, self._path.open("wb"), mtime=0)
             self._raw = packed.fileobj
             self._file = io.TextIOWrapper(packed, "utf-8", newline="\n")
-        fields = [flaw.reason, place, flaw.detail]
-        cells = [escape(field.encode(errors="surrogateescape")) for field in fields]
-        self._file.write("\t".join([*cells, *map(escape, sides)]) + "\n")
-
-    def add_raw(self, flaw: Flaw, raw: Raw) -> None:
-        """Set a record aside as its reader found it."""
-        self.add(flaw, raw.place(flaw), raw.sides)
+        self._file.write(row)
 
     def __exit__(self, *exc_info: object) -> None:
         """Close the file, if there was anything to set aside."""

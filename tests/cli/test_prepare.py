@@ -9,7 +9,7 @@ import pytest
 
 from jalign.cli.main import main
 from jalign.data import records
-from jalign.data.prepare import sampling_rates
+from jalign.data.prepare_steps import sampling_rates
 from jalign.data.tokenizer import load_tokenizer, train_tokenizer
 
 SRC = [
