@@ -30,6 +30,7 @@ ONLY_IN = {
     "orbax": ("jalign/train/checkpoint.py",),
     "transformers": ("jalign/hf/", "jalign/data/tokenizer.py"),
     "ml_collections": ("jalign/cli/", "configs/"),
+    "apache_beam": ("jalign/data/prepare_beam.py",),
 }
 NO_JAX = ("jalign/data/", "jalign/metrics/", "jalign/errors.py", "jalign/plugin.py")
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "jalign.types"}

@@ -40,6 +40,8 @@ def _define(values: flags.FlagValues) -> None:
     define("integer", "tokenizer_chars", 20_000_000, "Characters to train the tokenizer on.", 1)
     define("float", "tokenizer_alpha", 0.3, "Share of language l in them: n_l^alpha.", 0.0, 1.0)
     define("float", "character_coverage", 0.9995, "Characters kept as pieces.", 0.9, 1.0)
+    define("string", "runner", "", "Run the stages on Apache Beam: direct, flink, spark, ...")
+    define("string", "beam_options", "", "Options of Beam: '--flink_master=HOST:PORT ...'")
     define("bool", "overwrite", False, "Replace a dataset that other arguments made.")
     flags.DEFINE_enum(
         "on_error", "strict", ["strict", "quarantine"],
@@ -48,8 +50,8 @@ def _define(values: flags.FlagValues) -> None:
     )  # fmt: skip
 
 
-def _parse(argv: list[str]) -> Options | None:
-    """Turn arguments into options; None after --help."""
+def _parse(argv: list[str]) -> tuple[Options, dict[str, str]] | None:
+    """Turn arguments into options and where to run; None after --help."""
     values = flags.FlagValues()
     _define(values)
     if "--help" in argv or "-h" in argv:
@@ -70,7 +72,7 @@ def _parse(argv: list[str]) -> Options | None:
     names = {n: given[n] for n in Options.__dataclass_fields__ if n in given}
     names |= {"output": Path(values.output), "corpora": tuple(values.corpus)}
     names["tokenizer"] = Path(values.tokenizer) if values.tokenizer else None
-    return Options(**names)
+    return Options(**names), {n: given[n] for n in ("runner", "beam_options")}
 
 
 def _underscored(arg: str) -> str:
@@ -131,11 +133,12 @@ def _reasons(counts: dict[str, int]) -> str:
 
 def main(argv: list[str]) -> int:
     """Run the command; raises UserError (2) for arguments and BadData (3) for files."""
-    options = _parse(argv)
-    if options is None:
+    parsed = _parse(argv)
+    if parsed is None:
         return 0
+    options, where = parsed
     start = time.monotonic()
-    manifest, already = prepare(options, _progress)
+    manifest, already = prepare(options, _progress, **where)
     if already:
         sys.stdout.write(f"already prepared: {manifest.folder} (sha256 {manifest.sha256[:16]})\n")
         return 0

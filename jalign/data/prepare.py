@@ -79,7 +79,7 @@ def _make_stages(
             )
         return LocalStages(options, sources, progress)
     try:
-        from jalign.data.prepare_beam import BeamStages
+        from jalign.data.prepare_beam import BeamStages  # Beam takes seconds to import
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "apache_beam":
             raise

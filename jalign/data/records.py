@@ -318,6 +318,14 @@ class DatasetWriter:
         self._sources.append(source)
         return source
 
+    def move_source(self, folder: Path, info: SourceInfo) -> None:
+        """Take a source that another writer wrote into its `partial` folder, now at `folder`."""
+        for kind in ("records", "columns") if info.splits else ():
+            here = self.partial / kind / info.stream
+            here.mkdir(parents=True, exist_ok=True)
+            os.rename(folder / kind / info.stream / info.name, here / info.name)
+        self._sources.append(info)
+
     def _tee(
         self, folder: Path, infos: dict[str, SplitInfo], split: str, examples: Iterator[Example]
     ) -> Iterator[Example]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging as absl_logging
+from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 from jalign.data.columns import SIDES, Example, Text
 
 VERSION = "1.0.0"
 _EXAMPLES_PER_SHARD = 250_000
 _EXAMPLES_PER_WRITE = 1_000  # the metadata is written again after each
+_TERMINAL = threading.Lock()
 
 
 class TextSource(tfds.core.GeneratorBasedBuilder):
@@ -50,6 +53,16 @@ class TextSource(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, examples: Callable[[], Iterator[Example]]) -> Iterator:
         for index, example in enumerate(examples()):
             yield index, to_record(example)
+
+
+class _SortedSerializer(ExampleSerializer):
+    """Serialize the features of a record by name: left alone, their order changes with the process.
+
+    It is that of a protocol buffer's map, which is hashed with a seed.
+    """
+
+    def serialize_example(self, example: dict[str, Any]) -> bytes:
+        return self.get_tf_example(example).SerializeToString(deterministic=True)
 
 
 def field_prefixes(num_sides: int) -> Sequence[str]:
@@ -90,6 +103,8 @@ def write_source(
         writer = tfds.core.SequentialWriter(
             builder.info, _EXAMPLES_PER_SHARD, file_format="array_record"
         )
+        # no argument takes it; `test_records_are_serialized_in_one_order` notices a new name
+        writer._serializer = _SortedSerializer(builder.info.features.get_serialized_info())
         writer.initialize_splits(list(splits))
         for split, examples in splits.items():
             records = map(to_record, examples())
@@ -100,15 +115,18 @@ def write_source(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the bars and log lines of tfds off the terminal: prepare shows its own progress."""
-    verbosity = absl_logging.get_verbosity()
-    tfds.disable_progress_bar()
-    absl_logging.set_verbosity(absl_logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(None):
+    """Keep the bars and log lines of tfds off the terminal: prepare shows its own progress.
+
+    One thread at a time: the second to leave would put back what the first had put there.
+    """
+    with _TERMINAL, contextlib.redirect_stdout(None):
+        verbosity = absl_logging.get_verbosity()
+        tfds.disable_progress_bar()
+        absl_logging.set_verbosity(absl_logging.ERROR)
+        try:
             yield
-    finally:
-        absl_logging.set_verbosity(verbosity)
+        finally:
+            absl_logging.set_verbosity(verbosity)
 
 
 def open_records(folder: Path, source: str, split: str) -> Sequence[dict[str, Any]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from jalign.data.files import expand
 from jalign.data.languages import normalize_tag
@@ -21,6 +22,7 @@ class Part:
     """Some files of one source and how to read them.
 
     `left_out` counts what a reader passes over as no text to begin with: untranslated messages.
+    A part travels to other machines: `read` can be pickled.
     """
 
     langs: tuple[str, ...]
@@ -54,7 +56,7 @@ def one_language(
     check_fields(name, fields, 1, 1)
     langs = (normalize_tag(fields[0]),)
     for path in (path for pattern in fields[1:] for path in expand(pattern)):
-        yield Part(langs, (path,), lambda path=path: read(path), **options)
+        yield Part(langs, (path,), partial(read, path), **options)
 
 
 def two_languages(
@@ -64,7 +66,7 @@ def two_languages(
     check_fields(name, fields, 2, 1)
     langs = language_pair(*fields[:2])
     for path in (path for pattern in fields[2:] for path in expand(pattern)):
-        yield Part(langs, (path,), lambda path=path: read(path))
+        yield Part(langs, (path,), partial(read, path))
 
 
 def language_pair(src: str, trg: str) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import zip_longest
 
 from jalign.data.corpora import Part, check_fields, language_pair
@@ -27,7 +28,7 @@ def parts(fields: Sequence[str]) -> Iterator[Part]:
             "they must pair up in sorted order."
         )
     for src, trg in zip(src_paths, trg_paths, strict=True):
-        yield Part(langs, (src, trg), lambda src=src, trg=trg: read(src, trg))
+        yield Part(langs, (src, trg), partial(read, src, trg))
 
 
 def read(src_path: str, trg_path: str) -> Iterator[Raw]:
