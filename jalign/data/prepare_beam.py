@@ -236,6 +236,7 @@ def make_pipeline_options(runner: str, text: str) -> PipelineOptions:
         raise _refused(runner, text, last) from error
     except (ValueError, ImportError) as error:
         raise _refused(runner, text, str(error)) from error
+    faults += [f"{word!r} is no option." for word in given if not word.startswith("--")]
     unknown = sorted(asked.keys() - known.keys())
     if unknown and runner not in _ASKS_SERVER:
         hint = plugin.did_you_mean(unknown[0], list(known))

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from array_record.python import array_record_module
 
 from jalign.data import records
 from jalign.data.records import Example, Text
@@ -183,3 +184,12 @@ def test_records_are_readable_by_tfds_alone_and_without_tensorflow(manifest, pai
     assert record["trg_text"].decode() == pairs[3].sides[1].text
     np.testing.assert_array_equal(record["trg_ids"], pairs[3].sides[1].ids)
     assert "tensorflow" not in sys.modules
+
+
+def test_records_are_serialized_in_one_order(manifest):
+    """Left alone, a protocol buffer's map is written in an order that changes with the process."""
+    [path] = manifest.folder.glob("records/pair/en-zh-Hans/1.0.0/*-train.array_record*")
+    reader = array_record_module.ArrayRecordReader(str(path))
+    names = [b"origin", b"src_ids", b"src_text", b"src_word", b"trg_ids", b"trg_text", b"trg_word"]
+    for raw in reader.read_all():
+        assert names == sorted(names, key=lambda name: raw.index(b"\n%c" % len(name) + name))
