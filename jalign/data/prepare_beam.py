@@ -125,6 +125,7 @@ class BeamStages:
         beam_options: str,
     ):
         self._runner = runner
+        self._beam_text = beam_options
         self._beam_options = make_pipeline_options(runner, beam_options)
         self._parts = sorted(sources.items())
         self._options = options
@@ -204,7 +205,7 @@ class BeamStages:
         self._progress(f"{what} (runner {self._runner})")
         pipeline = beam.Pipeline(RUNNERS[self._runner], options=self._beam_options)
         build(pipeline)
-        result = pipeline.run()
+        result = self._submit(pipeline)
         try:
             state = result.wait_until_finish()
         except BaseException:
@@ -213,6 +214,16 @@ class BeamStages:
             raise
         if state != PipelineState.DONE:
             raise RuntimeError(f"{what}: the job on {self._runner} ended as {state}; see its log")
+
+    def _submit(self, pipeline: beam.Pipeline) -> Any:
+        """Hand a job over; that no server takes it is the user's to mend, not a crash."""
+        if self._runner == "direct":  # runs it here and now
+            return pipeline.run()
+        try:
+            return pipeline.run()
+        except Exception as error:  # of gRPC, of Java that is not there, of Google's libraries
+            why = f"no job server took the job ({type(error).__name__}: {error})"
+            raise _refused(self._runner, self._beam_text, why) from error
 
 
 def make_pipeline_options(runner: str, text: str) -> PipelineOptions:

@@ -208,6 +208,23 @@ def test_what_beam_cannot_do_is_refused_before_anything_is_read(
     assert list((tmp_path / "beam").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("beam_options", "said"),
+    [
+        ("--job_endpoint=localhost:1 --job_server_timeout=1", "no job server took the job (Future"),
+        ("", "You must specify a --job_endpoint"),
+    ],
+)
+def test_a_job_server_that_does_not_answer_is_named(
+    beam, run, tmp_path, tokenizer, beam_options, said
+):
+    write_lines(tmp_path / "a.tsv", ["x\ty"])
+    with pytest.raises(ConfigError) as error:
+        run("beam", (f"tsv,en,de,{tmp_path}/a.tsv",), "portable", beam_options, tokenizer=tokenizer)
+    assert said in str(error.value)
+    assert list((tmp_path / "beam").iterdir()) == []
+
+
 def test_without_beam_the_message_says_what_to_install(run, tmp_path, tokenizer, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     monkeypatch.delitem(sys.modules, "jalign.data.prepare_beam", raising=False)
