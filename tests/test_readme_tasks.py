@@ -64,6 +64,7 @@ def run_commands(section, folder, monkeypatch):
     return [line[1] for line in lines]
 
 
+@pytest.mark.slow
 def test_a_tagger_is_trained_scored_and_exported_as_readme_says(folder, monkeypatch):
     names = run_commands("Fine-tune and evaluate", folder, monkeypatch)
     assert names == ["finetune", "evaluate", "evaluate", "export"]

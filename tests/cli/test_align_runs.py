@@ -130,6 +130,7 @@ def test_options_that_the_model_does_not_have_exit_with_2(folder, tmp_path, caps
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_bytes(folder, tmp_path):
     lines = pairs(8 * WINDOW)
     for at in (3, 9, 700):  # empty sides first, then lines that are no pairs, read ahead
@@ -214,6 +215,7 @@ def test_only_the_same_command_goes_on_with_a_part(left_over, tmp_path, capsys, 
     assert not list(tmp_path.glob("*.part*"))
 
 
+@pytest.mark.slow
 def test_a_workdir_of_a_run_is_a_model_at_any_of_its_steps(tmp_path, capsys):
     data, workdir = write_tiny_dataset(tmp_path / "data"), tmp_path / "run"
     flags = [f"--config={TINY_CONFIG}:{data}", f"--workdir={workdir}"]

@@ -62,6 +62,7 @@ def test_seeds_are_runs_of_their_own_and_their_mean_and_spread_are_written(
     assert lines(workdir)[0]["seeds"] == [0, 5, 1]
 
 
+@pytest.mark.slow
 def test_a_stop_ends_the_command_at_the_seed_it_is_at(base, tmp_path):
     flags = ["--workdir", str(tmp_path), "--seeds=4,5", "--config.steps=100000"]
     command = [sys.executable, "-m", "jalign", "finetune", f"--config={CONFIG}:{base}", *flags]

@@ -57,7 +57,7 @@ def scores_of(run, params, **entries):
         return {(r.task, r.lang, r.metric): r for r in evaluate(params, {})}
 
 
-@pytest.mark.parametrize("level", ["piece", "word"])
+@pytest.mark.parametrize("level", ["piece", pytest.param("word", marks=pytest.mark.slow)])
 def test_scores_are_those_of_the_models_own_links(run, params, model_folder, sets, specs, level):
     methods = ("argmax", "softmax", "ot", "grow-diag-final-and")
     found = scores_of(run, params, gold=specs, methods=methods, layers=(0, -1), level=level)

@@ -304,6 +304,7 @@ def test_wordot_is_the_divergence_of_all_words_of_the_batch(encoder, params, oth
     assert without["align"].total == found["align"].total
 
 
+@pytest.mark.slow
 def test_the_continual_step_is_the_weighted_sum_of_its_gradients(params, others):
     encoder = encoder_of()
     pair, mono = linked_rows().rows(0, 2), linked_rows("joint").rows(0, 2)

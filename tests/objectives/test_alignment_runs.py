@@ -77,6 +77,7 @@ def test_every_mesh_gives_the_losses_of_one_device(data, one_device, mesh):
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), losses, theirs)
 
 
+@pytest.mark.slow
 def test_microbatches_give_the_losses_of_the_whole_batch(data, one_device):
     outs, _ = steps_of(run_of(data, accumulate=4))
     for (loss, losses), (expected, theirs) in zip(outs, one_device[0], strict=False):

@@ -276,7 +276,15 @@ def one_device(data):
     return three_steps(run_of(data))
 
 
-@pytest.mark.parametrize("mesh", [(8, 1, 1), (2, 4, 1), (2, 2, 2)], ids=str)
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        pytest.param((8, 1, 1), marks=pytest.mark.slow),
+        pytest.param((2, 4, 1), marks=pytest.mark.slow),
+        (2, 2, 2),
+    ],
+    ids=str,
+)
 def test_every_mesh_gives_the_losses_of_one_device(data, one_device, mesh):
     outs, _ = three_steps(run_of(data, mesh))
     for (loss, losses), (expected, theirs) in zip(outs, one_device[0], strict=True):
@@ -284,7 +292,9 @@ def test_every_mesh_gives_the_losses_of_one_device(data, one_device, mesh):
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), losses, theirs)
 
 
-@pytest.mark.parametrize("norm", ["per_loss_mean", "global_count"])
+@pytest.mark.parametrize(
+    "norm", [pytest.param("per_loss_mean", marks=pytest.mark.slow), "global_count"]
+)
 def test_accumulation_equals_the_big_batch(data, norm):
     whole, parts = (three_steps(run_of(data, norm=norm, accumulate=n), num=2) for n in (1, 4))
     for mine, theirs in zip(jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True):

@@ -64,6 +64,7 @@ def assert_same(found, expected):
         assert distance <= 1e-5 * np.linalg.norm(theirs), (name, distance)
 
 
+@pytest.mark.slow
 def test_every_objective_contrasts_and_reports(big_batch):
     losses, metrics = big_batch[0][1]
     names = {"mlm", "labse", "infoxlm", "dap.ranking", "dap.translation"}

@@ -66,11 +66,11 @@ def one_device(data):
     return outs, jax.tree.map(np.asarray, (state.params, state.aux))
 
 
-# (2, 2, 2) splits over all that (2, 4, 1) does
-SLOW = pytest.param((2, 4, 1), marks=pytest.mark.slow)
+# (2, 2, 2) splits over all that the others do
+OTHERS = [pytest.param(mesh, marks=pytest.mark.slow) for mesh in ((8, 1, 1), (2, 4, 1))]
 
 
-@pytest.mark.parametrize("mesh", [(8, 1, 1), SLOW, (2, 2, 2)], ids=str)
+@pytest.mark.parametrize("mesh", [*OTHERS, (2, 2, 2)], ids=str)
 def test_every_mesh_gives_the_losses_of_one_device(data, one_device, mesh):
     outs, state = steps_of(run_of(data, mesh))
     for mine, theirs in zip(jax.tree.leaves(outs), jax.tree.leaves(one_device[0]), strict=True):
@@ -85,6 +85,7 @@ def test_every_mesh_gives_the_losses_of_one_device(data, one_device, mesh):
     assert split > 0 or mesh == (8, 1, 1)
 
 
+@pytest.mark.slow
 def test_wordot_on_a_mesh_gives_the_losses_of_one_device(data):
     rule = dict(distance="wordot", mu=0.5, num_iters=20)
     outs = [steps_of(run_of(data, mesh, adjust=rule), 1)[0] for mesh in ((1, 1, 1), (2, 2, 2))]

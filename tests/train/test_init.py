@@ -238,6 +238,7 @@ def interrupted(data, model, tmp_path_factory):
     return base, copy, go
 
 
+@pytest.mark.slow
 def test_a_resume_needs_the_folder_no_longer_and_ends_with_the_same_bits(interrupted, capsys):
     base, copy, go = interrupted
     shutil.rmtree(copy)

@@ -174,11 +174,13 @@ def test_a_run_asked_to_stop_saves_and_goes_on(data, whole, tmp_path):
     assert_bit_equal(arrays(tmp_path, 12), arrays(whole[0], 12))
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_from_the_keyboard_saves_too(data, tmp_path):
     err = stopped(data, tmp_path, signal.SIGINT, 130)
     assert f"saved step {Checkpoints(tmp_path, 3).latest_step()}" in err
 
 
+@pytest.mark.slow
 def test_another_mesh_goes_on_with_the_same_losses(data, whole, tmp_path):
     shutil.copytree(whole[0], tmp_path / "run")
     for step in (10, 12):
@@ -220,7 +222,11 @@ def test_two_processes_train_as_one(data, whole, tmp_path):
     "flags, what",
     [
         (("--config.optimizer.lr=1e30", "--config.optimizer.clip_norm=0.0"), "is not finite"),
-        (("--config.optimizer.lr=3.0", "--config.divergence.window=2"), "rose from"),
+        pytest.param(
+            ("--config.optimizer.lr=3.0", "--config.divergence.window=2"),
+            "rose from",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_diverged_run_exits_4_and_its_last_checkpoint_is_good(data, tmp_path, flags, what):

@@ -51,8 +51,11 @@ def one_device(data):
     return steps_of(run_on(data, MESHES["1"]))
 
 
-# 2x2x2 splits over all that 4x2 does
-@pytest.mark.parametrize("mesh", ["8x1", pytest.param("4x2", marks=pytest.mark.slow), "2x2x2"])
+# 2x2x2 splits over all that the others do
+OTHERS = [pytest.param(mesh, marks=pytest.mark.slow) for mesh in ("8x1", "4x2")]
+
+
+@pytest.mark.parametrize("mesh", [*OTHERS, "2x2x2"])
 def test_every_mesh_gives_the_losses_of_one_device(data, one_device, mesh):
     outs, state = steps_of(run_on(data, MESHES[mesh]))
     for mine, theirs in zip(outs, one_device[0], strict=True):
@@ -80,7 +83,9 @@ def test_losses_are_golden(one_device):
 GOLDEN = [6.500734, 6.435368, 6.345392]
 
 
-@pytest.mark.parametrize("norm", ["per_loss_mean", "global_count"])
+@pytest.mark.parametrize(
+    "norm", ["per_loss_mean", pytest.param("global_count", marks=pytest.mark.slow)]
+)
 def test_accumulation_equals_the_big_batch(data, one_device, norm):
     usual = norm == "per_loss_mean"
     whole, state = one_device if usual else steps_of(run_on(data, MESHES["1"], norm=norm))
