@@ -36,6 +36,7 @@ def lines(path):
     return [json.loads(line) for line in (path / "results.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_seeds_are_runs_of_their_own_and_their_mean_and_spread_are_written(
     base, tmp_path, monkeypatch, capsys
 ):

@@ -276,15 +276,8 @@ def one_device(data):
     return three_steps(run_of(data))
 
 
-@pytest.mark.parametrize(
-    "mesh",
-    [
-        pytest.param((8, 1, 1), marks=pytest.mark.slow),
-        pytest.param((2, 4, 1), marks=pytest.mark.slow),
-        (2, 2, 2),
-    ],
-    ids=str,
-)
+@pytest.mark.slow  # tests/train/test_step.py holds the meshes at every commit
+@pytest.mark.parametrize("mesh", [(8, 1, 1), (2, 4, 1), (2, 2, 2)], ids=str)
 def test_every_mesh_gives_the_losses_of_one_device(data, one_device, mesh):
     outs, _ = three_steps(run_of(data, mesh))
     for (loss, losses), (expected, theirs) in zip(outs, one_device[0], strict=True):
