@@ -26,6 +26,7 @@ import numpy as np
 
 from benchmarks import race
 from jalign import config
+from jalign.cli._memory import use_huge_pages
 from jalign.data.id_pairs import single_pairs, write_id_pairs
 from jalign.data.records import read_manifest
 from jalign.train import mesh as mesh_lib
@@ -209,4 +210,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    use_huge_pages("benchmarks.objectives")  # as runs have it
     main()

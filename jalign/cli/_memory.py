@@ -18,8 +18,9 @@ TUNABLES = {
 }
 
 
-def use_huge_pages() -> None:
-    """Start this process again, under the same id, with the allocator set; glibc alone has it.
+def use_huge_pages(module: str = "jalign") -> None:
+    """Start this process, `python -m MODULE`, again under the same id with the allocator set; glibc
+    alone has it.
 
     A GLIBC_TUNABLES that the user has set (even to nothing) is left alone, and nothing happens.
     """
@@ -30,4 +31,4 @@ def use_huge_pages() -> None:
     ):
         return
     os.environ["GLIBC_TUNABLES"] = ":".join(f"{name}={value}" for name, value in TUNABLES.items())
-    os.execv(sys.executable, [sys.executable, "-m", "jalign", *sys.argv[1:]])
+    os.execv(sys.executable, [sys.executable, "-m", module, *sys.argv[1:]])
