@@ -42,7 +42,6 @@ from jalign.data.spool import (
 from jalign.data.tokenizer import Tokenizer
 from jalign.errors import BadData, UserError
 
-SPLITS = (("train", False), ("heldout", True))
 _NUM_BUCKETS = 1024  # 32 bytes per record: 30 MB a bucket for a source of a billion records
 _ROW_BITS = 40  # of a record's number in its source: the part above, its row in the part below
 _ROW_MASK = (1 << _ROW_BITS) - 1
@@ -274,7 +273,7 @@ def encode(job: Job, chunk: Chunk, tokenizer: Tokenizer) -> tuple[dict[str, int]
     tokenizer.counts.clear()
     piece = job.piece(chunk)
     with _replacing(job.chunk_folder(chunk) / "columns") as new:
-        for split, held_out in SPLITS:
+        for split, held_out in steps.SPLITS:
             with ColumnWriter(
                 new / split, num_sides=len(piece.langs), vocab_size=tokenizer.vocab_size
             ) as columns:
@@ -296,7 +295,7 @@ def write_source(
         writer = records.DatasetWriter(new / "source", tokenizer_sha256="", vocab_size=vocab_size)
         splits = {
             split: lambda s=split, h=held_out: _examples(job, chunks, s, held_out=h)
-            for split, held_out in SPLITS
+            for split, held_out in steps.SPLITS
         }
         info = writer.add_source(about.name, about.stream, langs=about.langs, splits=splits)
         writer.partial.rename(new / "source")

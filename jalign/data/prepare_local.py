@@ -79,7 +79,7 @@ class LocalStages:
             self._progress(f"{report.name}: encoding {report.train + report.heldout:,}")
             splits = {
                 split: lambda p=piece, h=held_out: steps.encode(p, tokenizer, tokens, held_out=h)
-                for split, held_out in (("train", False), ("heldout", True))
+                for split, held_out in steps.SPLITS
             }
             info = writer.add_source(report.name, report.stream, langs=report.langs, splits=splits)
             report.tokens = sum(split.tokens for split in info.splits.values())

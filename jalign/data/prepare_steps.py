@@ -23,6 +23,7 @@ from jalign.data.text import Flaw, Limits, Raw, check, message
 from jalign.data.tokenizer import Tokenizer
 from jalign.errors import BadData
 
+SPLITS = (("train", False), ("heldout", True))  # name, whether its records are held out
 _BATCH = 512  # texts encoded at a time
 Progress = Callable[[str], None]
 
