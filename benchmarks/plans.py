@@ -18,22 +18,40 @@ import math
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "plans.json"
 TOPOLOGIES = {"v5e:16x16": dict(fsdp=16), "v5p:4x4x4": dict(fsdp=16), "h100:8x2": dict(fsdp=8)}
 SHAPES = ("xlmr-base", "xlmr-large")
-CONFIGS = ("xlmr_base", "xlm_align", "amber", "veco2", "infoxlm", "labse", "dap", "adjust")
+CONFIGS = (
+    "xlmr_base", "align_mlm", "align_mlm:dict_mlm", "xlm_align", "amber", "veco2", "infoxlm",
+    "labse", "dap", "adjust",
+)  # fmt: skip
+PAIRS = 50_000  # of the dictionary that stands for a real one
 ROWS = {"xlmr-base": 16, "xlmr-large": 8}  # of each stream and chip; the config's ratio is kept
 WEAK = ("v5e:1x1", "v5e:2x2", "v5e:4x4", "v5e:8x8", "v5e:16x16")
 
 
-def entries_of(name: str, topology: str, shape: str, rows: int, fsdp: int) -> dict[str, Any]:
-    """Return a config's entries with a batch of `rows` per chip of its largest stream."""
+def entries_of(
+    name: str, topology: str, shape: str, rows: int, fsdp: int, dictionary: str
+) -> dict[str, Any]:
+    """Return the entries of a config, or `config:argument`, with a batch of `rows` per chip of its
+    largest stream.
+    """
     sys.path.insert(0, str(ROOT / "configs"))
-    entries = importlib.import_module(name).get_config().to_dict()
+    module, _, argument = name.partition(":")
+    get_config = importlib.import_module(module).get_config
+    entries = (get_config(argument) if argument else get_config()).to_dict()
+    for objective in entries["objectives"].values():
+        if "dictionary" in objective:
+            objective["dictionary"] = dictionary
+        if "language_embeddings" in objective:  # XLM-R's shapes have none
+            objective["language_embeddings"] = False
     chips = num_chips(topology)
     most = max(s["rows"] for s in entries["streams"].values())
     for stream in entries["streams"].values():
@@ -56,12 +74,26 @@ def compile_one(name: str, topology: str, shape: str, rows: int, fsdp: int) -> d
     from jalign.plan.topology import open_topology
     from jalign.train.run_config import RunConfig
 
-    try:
-        cfg = config.build(RunConfig, entries_of(name, topology, shape, rows, fsdp))
-        opened = open_topology(topology)
-        return to_json(search(cfg, opened, shape, budget=0), opened)
-    except ConfigError as error:
-        return {"error": str(error)}
+    with tempfile.TemporaryDirectory() as scratch:
+        dictionary = write_dictionary(Path(scratch) / "dictionary.npz")
+        entries = entries_of(name, topology, shape, rows, fsdp, dictionary)
+        try:
+            opened = open_topology(topology)
+            found = search(config.build(RunConfig, entries), opened, shape, budget=0)
+        except ConfigError as error:
+            return {"error": str(error)}
+        return to_json(found, opened)
+
+
+def write_dictionary(path: Path) -> str:
+    """Write random pairs of words of one piece each, in the languages that a plan assumes."""
+    from jalign.data.id_pairs import single_pairs, write_id_pairs
+
+    rng = np.random.default_rng(0)
+    ids = rng.integers(1000, 250_000, (PAIRS, 2))
+    pairs = single_pairs(ids, np.ones(PAIRS, bool), langs=("en", "fr"), tokenizer_sha256="")
+    write_id_pairs(path, pairs)
+    return str(path)
 
 
 def in_process(*args: Any) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # From nothing to a small multilingual encoder that retrieves translations:  bash launch/quickstart.sh [pretrain flags]
 # Two CPU cores and a few minutes. Stop it whenever you like: the same command goes on where it was.
-#   RUN   the folder of the run (default: runs/quickstart)
+#   RUN     the folder of the run (default: runs/quickstart)
+#   CONFIG  the config (default: configs/quickstart.py; configs/quickstart.py:mlm_tlm does without contrast)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash launch/install.sh quickstart
@@ -14,7 +15,7 @@ data=data/quickstart run=${RUN:-runs/quickstart}
   --corpus=gettext,en,de+fr+es+ru+zh+ar+hi+vi+tr+ja,package:django,package:plone.app.locales
 
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}
-"$jalign" pretrain --config=configs/quickstart.py --workdir="$run" "$@"
+"$jalign" pretrain --config="${CONFIG:-configs/quickstart.py}" --workdir="$run" "$@"
 
 "${jalign%jalign}python" - "$run/results.jsonl" <<'SUMMARY'
 import json, sys
