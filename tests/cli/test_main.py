@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -60,6 +61,30 @@ def test_an_unknown_command_gets_a_suggestion_and_exit_code_2(monkeypatch, tmp_p
     monkeypatch.setattr(entry, "commands", lambda: {"pretrain": tmp_path / "pretrain.py"})
     assert entry.main(["pretrian"]) == 2
     assert "Did you mean 'pretrain'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        (
+            "--config.stepz=5",
+            "--config.stepz: the config has no entry 'stepz'. Did you mean 'steps'?",
+        ),
+        (
+            "--config.objectives.mlm.tau=1",
+            "--config.objectives.mlm.tau: the config has no entry 'tau'",
+        ),
+        ("--config.foo.bar=1", "--config.foo.bar: the config has no entry 'foo'. Write it into"),
+        ("--config.steps=x", "--config.steps=x: invalid literal for int()"),
+    ],
+)
+def test_a_wrong_flag_of_a_config_is_named(flag, said, tmp_path, capsys, monkeypatch):
+    path = Path(__file__).parents[2] / "configs" / "quickstart.py"
+    argv = ["pretrain", f"--config={path}", f"--workdir={tmp_path}", flag]
+    monkeypatch.setattr(sys, "argv", ["jalign", *argv])  # there config_flags looks for overrides
+    assert entry.main(argv) == 2
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
