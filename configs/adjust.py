@@ -10,11 +10,11 @@ COMMAND  jalign prepare --tokenizer=MODEL --output=DATA --corpus=tsv,en,es,pairs
          from a model or from both directions of the lexicons. `:small` adjusts the encoder of
          launch/quickstart.sh to its own pairs, on two CPU cores.
 TIME     not run at full size by us. `:small`: 1 epoch is 0.9 M tokens in 462 steps
-RESULT   not claimed at full size. `:small`, from runs/quickstart, XL-WA en-es, en-ru, en-it, en-bg
-         (dev): distance to the translation 8.78 to 3.51, AUC (cosine) 0.678 to 0.779, word
-         retrieval (CSLS) 6.0 % to 8.9 %; after it, half an epoch of English POS gives F1 (mean
-         of three seeds) de 40.2, es 55.3, ru 35.3, zh 20.3, without it 31.2, 36.7, 21.1, 13.0
-         (commit 820dddd; launch/adjust_study.sh)
+RESULT   not claimed at full size. `:small`, from the encoder of configs/quickstart.py:mlm_tlm,
+         XL-WA en-es, en-ru, en-it, en-bg (dev): distance to the translation 8.78 to 3.51, AUC
+         (cosine) 0.678 to 0.779, word retrieval (CSLS) 6.0 % to 8.9 %; after it, half an epoch of
+         English POS gives F1 (mean of three seeds) de 40.2, es 55.3, ru 35.3, zh 20.3, without it
+         31.2, 36.7, 21.1, 13.0 (commit 820dddd; launch/adjust_study.sh)
 SOURCE   Efimov et al. 2022 and their code: 250,000 pairs of one language, 1 epoch, 32 pairs a step,
          Adam (0.9, 0.98), eps 1e-9, warm-up over the first 10 % to 5e-5, then constant; words of
          more than one link, links of equal words, and pairs of more than 64 words left out; means

@@ -10,8 +10,8 @@ COMMAND  jalign finetune --config=configs/finetune_ner.py --config.init=MODEL --
          `:small` starts from the encoder of launch/quickstart.sh, on two CPU cores.
 TIME     not run at full size by us. `:small`: 3 epochs of WikiAnn en are 1.7 M tokens, 6 minutes
          on two CPU cores that other work shared
-RESULT   not claimed at full size. `:small`, from runs/quickstart, test sets of WikiAnn, entity F1
-         of seed 0: en 54.0, de 28.1, fr 38.0 (commit 8c0abe0)
+RESULT   not claimed at full size. `:small`, from the encoder of configs/quickstart.py:mlm_tlm, test
+         sets of WikiAnn, entity F1 of seed 0: en 54.0, de 28.1, fr 38.0 (commit 8c0abe0)
 SOURCE   XTREME (Hu et al. 2020) and its scripts/train_panx.sh: lr 2e-5, 10 epochs, 32 sentences a
          step, at most 128 pieces, Adam (0.9, 0.999), no warm-up, no decay, linear to 0; the model
          of the best development score. F1 is seqeval's, over entities.

@@ -12,12 +12,12 @@ COMMAND  jalign finetune --config=configs/finetune_pos.py --config.init=MODEL --
          `:small` starts from the encoder of launch/quickstart.sh, on two CPU cores.
 TIME     not run at full size by us. `:small`: 3 epochs are 1.8 M tokens a seed, 4 to 7 minutes on
          two CPU cores that other work shared
-RESULT   not claimed at full size. `:small`, from runs/quickstart, test of EWT, PUD, VTB and
-         Masakhane POS (dev), F1 as XTREME computes it, mean ± standard deviation of seeds 0, 1, 2:
-         en 87.4 ± 0.1, de 29.4 ± 0.5, es 32.5 ± 1.4, fr 32.6 ± 2.4, ru 22.5 ± 2.9, zh 13.4 ± 0.6,
-         ar 16.8 ± 2.7, vi 26.9 ± 0.6, sw 26.0 ± 1.7; accuracy of tokens: en 89.4 ± 0.1,
-         de 31.6 ± 0.7, es 38.4 ± 1.4, fr 38.6 ± 2.1, ru 29.7 ± 5.7, zh 16.2 ± 1.4, ar 17.7 ± 5.3,
-         vi 33.5 ± 0.5, sw 36.6 ± 2.4 (commit 8c0abe0)
+RESULT   not claimed at full size. `:small`, from the encoder of configs/quickstart.py:mlm_tlm, test
+         of EWT, PUD, VTB and Masakhane POS (dev), F1 as XTREME computes it, mean ± standard
+         deviation of seeds 0, 1, 2: en 87.4 ± 0.1, de 29.4 ± 0.5, es 32.5 ± 1.4, fr 32.6 ± 2.4, ru
+         22.5 ± 2.9, zh 13.4 ± 0.6, ar 16.8 ± 2.7, vi 26.9 ± 0.6, sw 26.0 ± 1.7; accuracy of tokens:
+         en 89.4 ± 0.1, de 31.6 ± 0.7, es 38.4 ± 1.4, fr 38.6 ± 2.1, ru 29.7 ± 5.7, zh 16.2 ± 1.4,
+         ar 17.7 ± 5.3, vi 33.5 ± 0.5, sw 36.6 ± 2.4 (commit 8c0abe0)
 SOURCE   XTREME (Hu et al. 2020) and its scripts/train_udpos.sh: lr 2e-5, 10 epochs, 32 sentences a
          step, at most 128 pieces, Adam (0.9, 0.999), no warm-up, no decay, linear to 0; the model
          of the best development score. F1 is over runs of equal tags, as XTREME computes it.

@@ -10,9 +10,10 @@ COMMAND  jalign finetune --config=configs/finetune_xnli.py --config.init=MODEL -
          `:small` starts from the encoder of launch/quickstart.sh, on two CPU cores.
 TIME     not run at full size by us. `:small` on the 2,200 first pairs of xnli.en.dev: 10 epochs
          are 1.7 M tokens a seed, 2 to 3 minutes on two CPU cores that other work shared
-RESULT   not claimed at full size. `:small`, from runs/quickstart, test sets of en and de, dev set
-         of sw, accuracy, mean ± standard deviation of seeds 0, 1, 2: en 38.3 ± 2.8, de 35.9 ± 0.6,
-         sw 35.9 ± 0.2; one class throughout would get 33.3 (commit 8c0abe0)
+RESULT   not claimed at full size. `:small`, from the encoder of configs/quickstart.py:mlm_tlm, test
+         sets of en and de, dev set of sw, accuracy, mean ± standard deviation of seeds 0, 1, 2: en
+         38.3 ± 2.8, de 35.9 ± 0.6, sw 35.9 ± 0.2; one class throughout would get 33.3 (commit
+         8c0abe0)
 SOURCE   XTREME (Hu et al. 2020) and its scripts/train_xnli.sh: lr 2e-5, 5 epochs, 32 pairs a step,
          at most 128 pieces, Adam (0.9, 0.999), no warm-up, no decay, linear to 0; the model of the
          best development score.

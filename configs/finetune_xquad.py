@@ -11,12 +11,12 @@ COMMAND  jalign finetune --config=configs/finetune_xquad.py --config.init=MODEL 
          `:small` starts from the encoder of launch/quickstart.sh, on two CPU cores.
 TIME     not run at full size by us. `:small` on the first 36 articles of xquad.en: 3 epochs are
          2.8 M tokens, 5 minutes on two CPU cores that other work shared
-RESULT   not claimed at full size. `:small`, from runs/quickstart, trained on 36 of the 48 articles
-         of xquad.en, best of 3 epochs by 4 more, tested on the last 8 (177 questions), F1 / exact
-         match of three seeds: en 8.7 ± 1.8 / 4.3, de 5.0 ± 0.9 / 1.1, es 8.8 ± 0.6 / 3.8, ru
-         6.3 ± 0.5 / 1.5, zh 8.6 ± 0.7 / 4.0, ar 6.1 ± 1.1 / 2.6. A random span of three words (zh:
-         six characters) gets 4.0, 3.3, 6.2, 4.0, 0.4, 3.3 F1: little is learned from 900 questions
-         by 1.0 M parameters
+RESULT   not claimed at full size. `:small`, from the encoder of configs/quickstart.py:mlm_tlm,
+         trained on 36 of the 48 articles of xquad.en, best of 3 epochs by 4 more, tested on the
+         last 8 (177 questions), F1 / exact match of three seeds: en 8.7 ± 1.8 / 4.3, de 5.0 ± 0.9 /
+         1.1, es 8.8 ± 0.6 / 3.8, ru 6.3 ± 0.5 / 1.5, zh 8.6 ± 0.7 / 4.0, ar 6.1 ± 1.1 / 2.6. A
+         random span of three words (zh: six characters) gets 4.0, 3.3, 6.2, 4.0, 0.4, 3.3 F1:
+         little is learned from 900 questions by 1.0 M parameters
 SOURCE   XTREME (Hu et al. 2020) and its scripts/train_qa.sh: lr 3e-5, 3 epochs, 32 windows a step
          of at most 384 pieces, 128 apart, Adam (0.9, 0.999), warm-up 500 steps, decay 1e-4, linear
          to 0.

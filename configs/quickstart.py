@@ -4,8 +4,9 @@ sentences with their translations, on eleven languages.
 COMMAND  bash launch/quickstart.sh
          CONFIG=configs/quickstart.py:mlm_tlm RUN=runs/mlm_tlm bash launch/quickstart.sh
          The second is MLM + TLM alone, which the first is to be compared with.
-TIME     TIME_HERE
-RESULT   RESULT_HERE
+TIME     3:16 of training, 4:26 with installation and preparation (2 cores of an AMD EPYC)
+RESULT   held-out retrieval accuracy 68.2 % of 200 candidates, untrained 18.9 %; MLM + TLM alone
+         23.5 % in 3:32 (seed 0, 2026-11-22)
 """
 
 from __future__ import annotations
