@@ -8,8 +8,8 @@ from benchmarks.fault_runs import Bench, Run
 
 
 class Case(NamedTuple):
-    """One fault: `lost` steps had to be done again; `injected=False` says that it could not be
-    tried here.
+    """One fault: `lost` steps had to be done again; `saving`: it struck while a save was written;
+    `injected=False` says that it could not be tried here.
     """
 
     what: str
@@ -18,6 +18,7 @@ class Case(NamedTuple):
     wrong: bool = False
     note: str = ""
     injected: bool = True
+    saving: bool = False
 
 
 def judge(

@@ -6,6 +6,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from benchmarks import fault_inside
@@ -81,23 +82,28 @@ def sigkill(bench: Bench) -> Iterator[Case]:
             run.send(signal.SIGKILL)
             if run.finish() != -signal.SIGKILL:
                 break
-            killed.append((kind, last_step(workdir), run))
+            killed.append((kind, last_step(workdir), saving(workdir), run))
             done += 1
         if killed:
             yield from _resumed(bench, workdir, killed)
 
 
 def _resumed(bench: Bench, workdir: Path, killed: list) -> Iterator[Case]:
-    """Let a run that was killed end, and judge every kill by what came of it."""
+    """Let a run that was killed end, and judge every kill by what came of it.
+
+    At most the interval is lost; where a save was still written, the steps since it began as well,
+    which are no more than another interval: the next save waits for it.
+    """
     last = bench.start(workdir)
     whole = judge(bench, "", last)
-    runs = [run for _, _, run in killed[1:]] + [last]
-    for (kind, reached, _), after in zip(killed, runs, strict=True):
+    for (kind, reached, writing, _), (*_, after) in pairwise([*killed, (last,)]):
         # A run that was killed before it said where it goes on lost nothing of its own.
         at = after.resumed_at() if "stream pair" in after.said() else reached
         lost = max(reached - at, 0)
-        note = f"at step {reached}, went on at {at}"
-        yield Case(f"SIGKILL {kind}", whole.survived, lost, whole.wrong, note + whole.note)
+        note = f"at step {reached}, went on at {at}" + ", a save was being written" * writing
+        good = whole.survived and lost <= EVERY * (1 + writing)
+        note += f" {whole.note}"
+        yield Case(f"SIGKILL {kind}", good, lost, whole.wrong, note.strip(), saving=writing)
 
 
 def sigterm(bench: Bench) -> Iterator[Case]:

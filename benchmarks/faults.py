@@ -69,12 +69,16 @@ def rows_of(results: dict[str, list[Case]]) -> Iterator[dict]:
     """Sum up each kind of fault."""
     for name, cases in results.items():
         injected = [c for c in cases if c.injected]
-        lost = [c.lost for c in injected if c.lost is not None]
+        lost = {
+            saving: [c.lost for c in injected if c.lost is not None and c.saving == saving]
+            for saving in (False, True)
+        }
         yield {
             "fault": name,
             "injected": len(injected),
             "survived": sum(c.survived for c in injected),
-            "most_steps_lost": max(lost, default=None),
+            "most_steps_lost": max(lost[False], default=None),
+            "most_steps_lost_while_saving": max(lost[True], default=None),
             "wrong": sum(c.wrong for c in injected),
             "left_out": [c.note for c in cases if not c.injected],
         }
@@ -86,6 +90,8 @@ def table(rows: list[dict]) -> str:
              "| --- | ---: | ---: | ---: |"]  # fmt: skip
     for r in rows:
         lost = "-" if r["most_steps_lost"] is None else r["most_steps_lost"]
+        if r["most_steps_lost_while_saving"] is not None:
+            lost = f"{lost}; {r['most_steps_lost_while_saving']} while a save was written"
         lines.append(
             f"| {r['fault']} | {r['survived']} / {r['injected']} | {lost} | {r['wrong']} |"
         )
