@@ -34,6 +34,7 @@ CONFIGS = (
 )  # fmt: skip
 PAIRS = 50_000  # of the dictionary that stands for a real one
 ROWS = {"xlmr-base": 16, "xlmr-large": 8}  # of each stream and chip; the config's ratio is kept
+WEAK_ROWS = 8  # with which one chip has room
 WEAK = ("v5e:1x1", "v5e:2x2", "v5e:4x4", "v5e:8x8", "v5e:16x16")
 
 
@@ -112,7 +113,7 @@ def in_process(*args: Any) -> dict[str, Any]:
 def cells(args: argparse.Namespace) -> list[tuple]:
     """Return what to compile: (config, topology, shape, rows per chip, fsdp)."""
     if args.weak:
-        return [("xlmr_base", t, "xlmr-base", 16, min(4, num_chips(t))) for t in WEAK]
+        return [("xlmr_base", t, "xlmr-base", WEAK_ROWS, min(4, num_chips(t))) for t in WEAK]
     shapes, topologies = args.shape or SHAPES, args.topology or TOPOLOGIES
     return [
         (name, topology, shape, ROWS[shape], TOPOLOGIES[topology]["fsdp"])

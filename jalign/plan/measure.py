@@ -6,7 +6,6 @@ import dataclasses
 import re
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 
@@ -61,10 +60,10 @@ def compile_for(cfg: RunConfig, topology: Topology, shape: str = "") -> Measured
     try:
         compiled = run.lower().compile()
     except jax.errors.JaxRuntimeError as error:
-        needed = _out_of_memory(str(error))
-        if not needed:
+        memory = read_out_of_memory(str(error), state_bytes(run))
+        if not memory:
             raise
-        return _too_large(run, topology, *needed, time.perf_counter() - begin)
+        return _too_large(run, memory, topology.chip.hbm, time.perf_counter() - begin)
     seconds = time.perf_counter() - begin
     program = parse(compiled.as_text())
     memory = memory_classes(run, program, compiled.memory_analysis(), topology.chip.platform)
@@ -98,21 +97,27 @@ def _rows_per_chip(run: AbstractRun) -> dict[str, int]:
     return {name: s.rows // shards for name, s in run.cfg.streams.items()}
 
 
-def _out_of_memory(message: str) -> tuple[int, int] | None:
-    """Read what the compiler needed and had, in bytes, where it ran out of the chip's memory."""
-    used = re.search(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?)i?B? hbm", message)
-    if not used:
-        return None
+def read_out_of_memory(message: str, state: Mapping[str, int]) -> dict[str, int] | None:
+    """Read what the compiler needed, in bytes by class, where it ran out of the chip's memory.
+
+    It says what all takes, or what takes the place beside the arguments, which are the state.
+    """
+    size = r"([\d.]+)([KMGT]?)"
     unit = {"": 1, "K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
-    return int(float(used[1]) * unit[used[2]]), int(float(used[3]) * unit[used[4]])
+    for pattern, known in (
+        (rf"Used {size} of [\d.]+[KMGT]?i?B? hbm", total(state)),
+        (rf"memory required for HLO temporaries \({size}\) exceeds", 0),
+    ):
+        if found := re.search(pattern, message):
+            rest = int(float(found[1]) * unit[found[2]]) - known
+            return dict(state) | {"everything else": max(rest, 0)}
+    return None
 
 
 def _too_large(
-    run: AbstractRun, topology: Topology, needed: int, available: int, seconds: float
+    run: AbstractRun, memory: Mapping[str, int], available: int, seconds: float
 ) -> Measured:
-    memory: dict[str, Any] = state_bytes(run)
-    memory["everything else"] = max(needed - total(memory), 0)
     return Measured(
-        run, _rows_per_chip(run), False, needed, available, memory, {}, *_by_hand(run),
+        run, _rows_per_chip(run), False, total(memory), available, memory, {}, *_by_hand(run),
         0.0, (), None, seconds,
     )  # fmt: skip

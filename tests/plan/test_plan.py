@@ -16,12 +16,14 @@ import pytest
 from jalign import config
 from jalign.errors import ConfigError
 from jalign.plan.abstract import make_abstract_run, with_changes
+from jalign.plan.measure import read_out_of_memory
 from jalign.plan.memory import shard_bytes, state_bytes, total
 from jalign.plan.report import to_json, to_text
 from jalign.plan.search import search
 from jalign.plan.shapes import SHAPES, encoder_entries
 from jalign.plan.topology import (
     CHIPS,
+    GIB,
     Chip,
     Topology,
     open_topology,
@@ -92,6 +94,25 @@ def test_the_command_stops_with_2_before_anything_heavy():
         [*command, "--topology=v9:2x2"], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 2 and "no chip 'v9'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("said", "rest"),
+    [  # of libtpu 0.0.42
+        ("Ran out of memory in memory space hbm. Used 17.5G of 15.75G hbm. Exceeded", 17.5 - 3),
+        ("RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+         "temporaries (16.86G) exceeds available HBM (15.75G).", 16.86),
+        ("Used 512M of 15.75G hbm", 0),
+    ],
+)  # fmt: skip
+def test_what_a_step_needs_that_does_not_fit_is_read_off_the_error(said, rest):
+    memory = read_out_of_memory(said, dict(parameters=GIB, optimiser=2 * GIB))
+    assert (memory.pop("parameters"), memory.pop("optimiser")) == (GIB, 2 * GIB)
+    assert list(memory.values()) == [int(rest * GIB)]
+
+
+def test_another_error_of_the_compiler_says_nothing_about_memory():
+    assert read_out_of_memory("INTERNAL: HLO temporaries are odd", {}) is None
 
 
 def test_a_published_shape_stands_for_weights_that_are_not_here():
