@@ -50,6 +50,12 @@ def find_damage(folder: Path, *, about: str = "", sizes_only: bool = False) -> l
         return [f"{HASHES} is no longer readable"]
 
 
+def stat_files(folder: Path) -> dict[str, list[int]]:
+    """Return size and time of change (ns) of all files of a folder, by name."""
+    stats = {path.name: path.stat() for path in sorted(folder.iterdir())}
+    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+
+
 def _sizes(folder: Path, files: Mapping[str, list]) -> list[list | None]:
     """Return what `_hash_all` would, as if no byte had changed."""
     paths = {name: folder / name for name in files}

@@ -193,7 +193,7 @@ def open_source(manifest: Manifest, name: str, stream: str, split: str) -> Sourc
         _rebuild_columns(manifest, info, split, folder)
     about = info.splits[split].sha256
     if damage := find_damage(folder, about=about, sizes_only=True):
-        raise _damaged(folder, damage)
+        raise damaged(folder, damage)
     source = Source(name, stream, info.langs, open_sides(folder, num_sides=NUM_SIDES[stream]))
     tokens = sum(int(side.offsets[-1]) for side in source.sides)
     if (source.num_examples, tokens) != (info.splits[split].count, info.splits[split].tokens):
@@ -205,21 +205,8 @@ def open_source(manifest: Manifest, name: str, stream: str, split: str) -> Sourc
     return source
 
 
-def check_columns(manifest: Manifest) -> None:
-    """Read all columns that there are, and compare them with their hashes, where they have any.
-
-    Raises: ManifestError naming the files that are not what `jalign prepare` wrote.
-    """
-    for info in manifest.sources:
-        for split, said in info.splits.items():
-            folder = manifest.folder / "columns" / info.stream / info.name / split
-            if missing_columns(folder, num_sides=NUM_SIDES[info.stream]):
-                continue  # rebuilt when they are opened
-            if damage := find_damage(folder, about=said.sha256):
-                raise _damaged(folder, damage)
-
-
-def _damaged(folder: Path, damage: Sequence[str]) -> ManifestError:
+def damaged(folder: Path, damage: Sequence[str]) -> ManifestError:
+    """Make the error for columns of which `find_damage` said that much."""
     return ManifestError(
         f"{folder} is not what 'jalign prepare' wrote ({'; '.join(damage[:3])}): delete it, "
         "and it is rebuilt from the records"

@@ -16,11 +16,14 @@ from typing import Any, NamedTuple
 import jax
 
 from jalign.data.pipeline import BatchSource
-from jalign.data.records import Manifest, check_columns, read_manifest
+from jalign.data.records import Manifest, read_manifest
 from jalign.data.tokenizer import Tokenizer, load_tokenizer
+from jalign.data.verify import check_columns
 from jalign.errors import BadData, ConfigError
 from jalign.train.run_config import RunConfig
 from jalign.train.start import Start
+
+CHECKED = "checked.json"  # in the workdir: what of the data was found whole
 
 
 class Opened(NamedTuple):
@@ -31,16 +34,18 @@ class Opened(NamedTuple):
     tokenizer_folder: Path
 
 
-def open_data(cfg: RunConfig, start: Start | None) -> Opened:
+def open_data(cfg: RunConfig, start: Start | None, workdir: Path | None = None) -> Opened:
     """Open the prepared dataset, or do without where all streams are labelled.
 
+    All of it is read once and compared with its hashes; what the workdir remembers as whole and has
+    not changed since is not read again.
     Raises: ConfigError where the tokenizer is not that of the data or of `init`; ManifestError.
     """
     if not cfg.data:
         return _open_bare(cfg, start)
     manifest = read_manifest(cfg.data)
-    if jax.process_index() == 0:  # it reads everything once
-        check_columns(manifest)
+    if jax.process_index() == 0:
+        check_columns(manifest, workdir / CHECKED if workdir else None)
     folder = Path(cfg.data) / "tokenizer"
     tokenizer = load_tokenizer(folder)
     if tokenizer.sha256 != manifest.tokenizer_sha256:

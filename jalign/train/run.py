@@ -102,7 +102,7 @@ def make_run(
     start = read_start(cfg.init, cfg.encoder, workdir) if cfg.init else None
     if start:
         cfg = dataclasses.replace(cfg, encoder=start.entries)
-    opened = open_data(cfg, start)
+    opened = open_data(cfg, start, workdir)
     manifest = opened.manifest
     mesh = mesh_lib.make_mesh(cfg.mesh, devices)
     encoder, encoder_cfg = make_encoder(cfg, manifest, opened.tokenizer, mesh)

@@ -1,6 +1,7 @@
 """Storage: columns, records and manifest agree, and a damaged folder is named as such."""
 
 import json
+import os
 import shutil
 import sys
 
@@ -10,6 +11,7 @@ from array_record.python import array_record_module
 
 from jalign.data import records
 from jalign.data.records import Example, Text
+from jalign.data.verify import check_columns
 
 
 def make_text(rng, num_words):
@@ -90,7 +92,7 @@ def test_columns_that_were_changed_cut_or_swapped_are_found(manifest):
     content = ids.read_bytes()
     ids.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(records.ManifestError, match="trg.ids.npy holds other bytes"):
-        records.check_columns(manifest)
+        check_columns(manifest)
     ids.write_bytes(content[:-8])
     with pytest.raises(records.ManifestError, match="trg.ids.npy has .* bytes of"):
         records.open_source(manifest, "en-zh-Hans", "pair", "train")
@@ -100,7 +102,24 @@ def test_columns_that_were_changed_cut_or_swapped_are_found(manifest):
         records.open_source(manifest, "en-zh-Hans", "pair", "train")
     shutil.rmtree(folder / "train")  # as the message says
     records.open_source(manifest, "en-zh-Hans", "pair", "train")
-    records.check_columns(manifest)
+    check_columns(manifest)
+
+
+def test_what_was_found_whole_is_read_again_only_after_a_change(manifest, tmp_path):
+    memory = tmp_path / "checked.json"
+    check_columns(manifest, memory)
+    ids = manifest.folder / "columns/pair/en-zh-Hans/train/trg.ids.npy"
+    content, stat = ids.read_bytes(), ids.stat()
+    ids.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(records.ManifestError, match="trg.ids.npy holds other bytes"):
+        check_columns(manifest, memory)
+    os.utime(ids, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    check_columns(manifest, memory)  # the same size and time: it was not read
+    memory.write_text("{")
+    with pytest.raises(records.ManifestError, match="trg.ids.npy holds other bytes"):
+        check_columns(manifest, memory)
+    ids.write_bytes(content)
+    check_columns(manifest, memory)
 
 
 def test_many_shards_read_as_one_in_order(tmp_path, pairs, monkeypatch):
