@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -128,26 +129,35 @@ def main() -> int:
     if unknown := sorted(set(names) - set(FAULTS)):
         parser.error(f"no fault {', '.join(unknown)}; there are {', '.join(FAULTS)}")
     preload()
-    with tempfile.TemporaryDirectory() as scratch:
-        root = Path(args.folder or scratch).absolute()
-        root.mkdir(parents=True, exist_ok=True)
-        bench = Bench(root, write_data(root / "data"), args.quick)
-        begin = time.monotonic()
-        write_reference(bench)
-        results = {}
-        for name in names:
-            sys.stdout.write(f"{name}\n")
-            results[name] = run_fault(bench, name)
-        rows = list(rows_of(results))
-        said = f"checkpoint every {EVERY} steps; {time.monotonic() - begin:.0f} s"
-        sys.stdout.write(f"\n{table(rows)}\n\n{said}\n")
-        if not args.only or args.only == "goodput":
-            race.RESULTS.mkdir(parents=True, exist_ok=True)
-            kind = args.only or ("quick" if args.quick else "")
-            name = f"faults_{kind}.json" if kind else "faults.json"
-            cases = {n: [c._asdict() for c in found] for n, found in results.items()}
-            content = {"settings": settings(bench), "rows": rows, "cases": cases}
-            (race.RESULTS / name).write_text(json.dumps(content, indent=1) + "\n")
+    # No TemporaryDirectory: runs are forked from here, and would delete it as they end.
+    root = Path(args.folder or tempfile.mkdtemp(prefix="faults_")).absolute()
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        return run_matrix(root, names, args)
+    finally:
+        if not args.folder:
+            shutil.rmtree(root, ignore_errors=True)
+
+
+def run_matrix(root: Path, names: list[str], args: argparse.Namespace) -> int:
+    """Inject the faults in a folder; return 0 if all were survived."""
+    bench = Bench(root, write_data(root / "data"), args.quick)
+    begin = time.monotonic()
+    write_reference(bench)
+    results = {}
+    for name in names:
+        sys.stdout.write(f"{name}\n")
+        results[name] = run_fault(bench, name)
+    rows = list(rows_of(results))
+    said = f"checkpoint every {EVERY} steps; {time.monotonic() - begin:.0f} s"
+    sys.stdout.write(f"\n{table(rows)}\n\n{said}\n")
+    if not args.only or args.only == "goodput":
+        race.RESULTS.mkdir(parents=True, exist_ok=True)
+        kind = args.only or ("quick" if args.quick else "")
+        name = f"faults_{kind}.json" if kind else "faults.json"
+        cases = {n: [c._asdict() for c in found] for n, found in results.items()}
+        content = {"settings": settings(bench), "rows": rows, "cases": cases}
+        (race.RESULTS / name).write_text(json.dumps(content, indent=1) + "\n")
     return 0 if all(r["survived"] == r["injected"] and not r["wrong"] for r in rows) else 1
 
 
