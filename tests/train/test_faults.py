@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -23,8 +24,8 @@ from tests.conftest import ROOT
 )
 def test_every_fault_is_survived_without_a_wrong_result(kinds, tmp_path):
     command = [sys.executable, "-m", "benchmarks.faults", "--quick", f"--only={kinds}"]
-    done = subprocess.run(
-        [*command, f"--folder={tmp_path}"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    env = os.environ | {"TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "| all | " in done.stdout and "LOST" not in done.stdout
+    assert not list(tmp_path.glob("faults_*"))  # it deletes its runs
