@@ -68,10 +68,14 @@ def look_up(*lookups: tuple[Array, Array]) -> Array:
     Each shard looks up its own columns for the slots of all shards of a table, and the states are
     exchanged: N x D numbers cross the network, forwards and backwards, where gathering a table
     moves V x D, and its gradient twice that, however small the batch. (A tensor axis still gathers
-    and sums up the columns of its rows.)
+    and sums up the columns of its rows.) Without a constraint on the indices the compiler does
+    gather the table from 256 chips on.
     """
     h_ND = sum(
-        nn.with_logical_constraint(jnp.take(table_VD, index_N, axis=0), ("replica", "embed"))
+        nn.with_logical_constraint(
+            jnp.take(table_VD, nn.with_logical_constraint(index_N, ("replica",)), axis=0),
+            ("replica", "embed"),
+        )
         for table_VD, index_N in lookups
     )
     return nn.with_logical_constraint(h_ND, ("batch", None))

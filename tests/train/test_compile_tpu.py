@@ -29,8 +29,9 @@ def needs_libtpu(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-def test_the_xlmr_base_step_on_sixteen_v5e_chips_is_as_stored():
-    cell = ("xlmr_base", "v5e:4x4", "xlmr-base", plans.WEAK_ROWS, 4)
+@pytest.mark.parametrize("topology", ["v5e:4x4", "v5e:16x16"])
+def test_the_xlmr_base_step_is_as_stored(topology):
+    cell = ("xlmr_base", topology, "xlmr-base", plans.WEAK_ROWS, 4)
     if not plans.RESULTS.exists():
         pytest.skip(f"{plans.RESULTS.name} is not stored yet: python -m benchmarks.plans makes it")
     stored = json.loads(plans.RESULTS.read_text())[" ".join(map(str, cell))]["step"]
