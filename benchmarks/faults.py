@@ -2,7 +2,7 @@
 
     python -m benchmarks.faults                     # all: about half an hour on two quiet cores
     python -m benchmarks.faults --quick --only sigkill,files
-    python -m benchmarks.faults --only goodput      # twelve minutes, apart from the others
+    python -m benchmarks.faults --only goodput      # half an hour, apart from the others
 
 A run survives when it, or the same command started again, ends with every step logged and every
 loss equal to that of an undisturbed run (bit for bit on the same devices, to 1e-5 on others); where
