@@ -46,7 +46,8 @@ class Vocabulary(NamedTuple):
 class AbstractRun:
     """A step and the shapes of its arguments, to lower and compile.
 
-    `notes`: what was assumed because it is not here.
+    `steps`: of the whole run, None where its data say how many. `notes`: what was assumed because
+    it is not here, and what the mesh does not divide.
     """
 
     cfg: RunConfig
@@ -57,6 +58,7 @@ class AbstractRun:
     state: TrainState
     batches: Mapping[str, Mapping[str, jax.ShapeDtypeStruct]]
     key: jax.ShapeDtypeStruct
+    steps: int | None = None
     notes: Sequence[str] = ()
 
     def lower(self) -> jax.stages.Lowered:
@@ -75,14 +77,19 @@ def make_abstract_run(
     entries = encoder_entries(cfg.encoder, cfg.init, shape)
     if platform and entries.get("attention", "auto") == "auto":
         entries["attention"] = f"auto:{platform}"
-    cfg = dataclasses.replace(cfg, encoder=entries, steps=cfg.steps or SOME_STEPS)
+    steps = cfg.steps or None
+    cfg = dataclasses.replace(cfg, encoder=entries, steps=steps or SOME_STEPS)
     manifest, vocabulary, notes = _words_of(cfg)
+    if steps is None:
+        notes.append(no_hours(cfg.epochs))
     mesh = mesh_lib.make_mesh(cfg.mesh, devices)
     encoder, encoder_cfg = make_encoder(cfg, manifest, vocabulary, mesh)
     objectives, weights = make_objectives(cfg, encoder)
     fields = {name: _fields(stream) for name, stream in cfg.streams.items()}
     check_objectives(objectives, {n: set(found) for n, found in fields.items()}, cfg.accumulate)
-    optimizer, state, _ = make_state(cfg, mesh, encoder, objectives, None, None, vocabulary.sha256)
+    optimizer, state, _, undivided = make_state(
+        cfg, mesh, encoder, objectives, None, None, vocabulary.sha256
+    )
     sharding, whole = mesh_lib.batch_sharding(mesh), mesh_lib.replicated(mesh)
     batches = {
         name: {
@@ -96,7 +103,16 @@ def make_abstract_run(
     key = jax.eval_shape(lambda: jax.random.key(0))
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=whole)
     step = make_step(cfg, objectives, weights, optimizer, state, mesh)
-    return AbstractRun(cfg, mesh, encoder_cfg, objectives, step, state, batches, key, tuple(notes))
+    notes = (*notes, *undivided)
+    return AbstractRun(cfg, mesh, encoder_cfg, objectives, step, state, batches, key, steps, notes)
+
+
+def no_hours(epochs: float) -> str:
+    """Say why a run that is given in epochs has no hours."""
+    return (
+        f"the data say how many steps config.epochs={epochs:g} are, and plan does not read them: "
+        "no hours; give --config.steps=N to have them"
+    )
 
 
 def _words_of(cfg: RunConfig) -> tuple[Manifest, Vocabulary, list[str]]:

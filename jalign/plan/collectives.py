@@ -30,8 +30,8 @@ _NAMED = re.compile(
 class Collective:
     """Collectives of one kind in a step. `axes`: the mesh axes that they span; `group`: chips that
     take part in one; `leaves`: they leave the slice of TPUs, or the node of GPUs; `count`: how
-    many run; `payload`: bytes of all, the full array of each; `wire`: bytes that a chip sends, by
-    the ring algorithm; `largest`: payload of the largest.
+    many run; `payload`: bytes of all, the full array of each; `wire`: bytes that a chip sends, in
+    one ring of the whole group; `largest`: payload of the largest.
     """
 
     operation: str

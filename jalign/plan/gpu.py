@@ -82,7 +82,7 @@ def open_devices(kind: str, sizes: tuple[int, ...], slices: int) -> Sequence[jax
     if importlib.util.find_spec("jax_cuda12_plugin") is None or _cuda_folder() is None:
         raise ConfigError(
             "compiling for GPUs needs JAX's CUDA plugin and CUDA's own compiler, which are not "
-            "installed: pip install 'jalign[cuda12]' (no GPU is needed)"
+            "installed: pip install 'jax[cuda12]' (no GPU is needed)"
         )
     from jax.experimental import topologies
 

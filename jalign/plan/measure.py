@@ -11,12 +11,13 @@ import jax
 
 from jalign.plan.abstract import AbstractRun, make_abstract_run
 from jalign.plan.collectives import Collective, list_collectives
-from jalign.plan.estimate import Times, estimate, slots_per_step
+from jalign.plan.estimate import Sent, Times, bytes_sent, estimate, slots_per_step
 from jalign.plan.expected import analytic_flops, executed_flops
 from jalign.plan.flops import count_flops
 from jalign.plan.hlo import parse
 from jalign.plan.memory import memory_classes, state_bytes, total
-from jalign.plan.topology import GIB, Topology
+from jalign.plan.places import places_of
+from jalign.plan.topology import GIB, Topology, axis_rates
 from jalign.plan.traffic import count_bytes
 from jalign.train.run_config import RunConfig
 
@@ -25,7 +26,8 @@ from jalign.train.run_config import RunConfig
 class Measured:
     """What one compilation says of one chip. `memory`: bytes by class; where the step does not fit
     and the compiler gives up, the state's classes and `needed`. `flops` by kind; `analytic_flops`
-    is the model's work, `executed_flops` what the step is written to do.
+    is the model's work, `executed_flops` what the step is written to do. `sent`: of each
+    collective.
     """
 
     run: AbstractRun
@@ -39,6 +41,7 @@ class Measured:
     executed_flops: float
     moved: float
     collectives: Sequence[Collective]
+    sent: Sequence[Sent]
     times: Times | None
     compile_s: float
 
@@ -68,15 +71,18 @@ def compile_for(cfg: RunConfig, topology: Topology, shape: str = "") -> Measured
     program = parse(compiled.as_text())
     memory = memory_classes(run, program, compiled.memory_analysis(), topology.chip.platform)
     flops, moved = count_flops(program), count_bytes(program)
-    collectives = list_collectives(program, dict(run.mesh.shape), _island(topology))
-    ring = min(topology.sizes) >= topology.chip.wraps
-    times = estimate(sum(flops.values()), moved, collectives, topology.chip, ring)
+    mesh, island = dict(run.mesh.shape), _island(topology)
+    collectives = list_collectives(program, mesh, island)
+    places = places_of(mesh, run.mesh.devices.ravel(), island)
+    sent = [bytes_sent(c, places) for c in collectives]
+    rates = axis_rates(topology.chip, topology.sizes)
+    times = estimate(sum(flops.values()), moved, sent, topology.chip, rates)
     needed = total(memory)
     # The TPU compiler refuses what does not fit; the GPU's leaves it to the allocator.
     fits = topology.chip.platform == "tpu" or needed <= topology.chip.hbm
     return Measured(
         run, _rows_per_chip(run), fits, needed, topology.chip.hbm, memory,
-        flops, *_by_hand(run), moved, collectives, times, seconds,
+        flops, *_by_hand(run), moved, collectives, sent, times, seconds,
     )  # fmt: skip
 
 
@@ -119,5 +125,5 @@ def _too_large(
 ) -> Measured:
     return Measured(
         run, _rows_per_chip(run), False, total(memory), available, memory, {}, *_by_hand(run),
-        0.0, (), None, seconds,
+        0.0, (), (), None, seconds,
     )  # fmt: skip

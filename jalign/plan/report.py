@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from jalign.plan.estimate import slots_per_step
+from jalign.plan.estimate import Sent, Times, slots_per_step
 from jalign.plan.measure import Measured
 from jalign.plan.search import Found
 from jalign.plan.topology import GIB, Topology
@@ -32,7 +32,6 @@ def to_json(found: Found, topology: Topology) -> dict[str, Any]:
 
 def _measured(plan: Measured) -> dict[str, Any]:
     run = plan.run
-    steps = run.cfg.steps
     values = {
         "name": run.cfg.name,
         "mesh": dict(run.mesh.shape),
@@ -51,20 +50,26 @@ def _measured(plan: Measured) -> dict[str, Any]:
         "flops_executed": plan.executed_flops,
         "flops_ratio": sum(plan.flops.values()) / plan.executed_flops if plan.flops else None,
         "hbm_bytes": plan.moved,
-        "collectives": [dataclasses.asdict(c) for c in plan.collectives],
+        "collectives": [
+            dataclasses.asdict(c) | {"inside": s.inside, "outside": s.outside}
+            for c, s in zip(plan.collectives, plan.sent, strict=True)
+        ],
         "compile_s": round(plan.compile_s, 1),
+        "steps": run.steps,
     }
-    if plan.times:
-        values["seconds"] = dataclasses.asdict(plan.times) | {
-            "overlapped": plan.times.overlapped,
-            "in_turn": plan.times.in_turn,
-            "bound": plan.times.bound,
-        }
-        values["tokens_per_s"] = plan.tokens_per_s
-        values["tokens_per_s_in_turn"] = plan.tokens_per_s_in_turn
-        values["hours"] = steps * plan.times.overlapped / 3600
-        values["hours_in_turn"] = steps * plan.times.in_turn / 3600
-    return values
+    return values | (rates_of(plan.times, slots_per_step(run), run.steps) if plan.times else {})
+
+
+def rates_of(times: Times, slots: int, steps: int | None) -> dict[str, Any]:
+    """Return what follows from a step's times: seconds, slots a second, hours of so many steps."""
+    seconds = {"overlapped": times.overlapped, "in_turn": times.in_turn, "bound": times.bound}
+    return {
+        "seconds": dataclasses.asdict(times) | seconds,
+        "tokens_per_s": slots / times.overlapped,
+        "tokens_per_s_in_turn": slots / times.in_turn,
+        "hours": steps and steps * times.overlapped / 3600,
+        "hours_in_turn": steps and steps * times.in_turn / 3600,
+    }
 
 
 def to_text(found: Found, topology: Topology) -> str:
@@ -121,31 +126,34 @@ def _work(plan: Measured, topology: Topology) -> list[str]:
         f"  memory traffic  {plan.moved / GIB:10.2f} GiB",
         "  collectives, the full arrays and what a chip sends of them:",
     ]
-    for c in plan.collectives:
-        way = _way(c, topology)
-        lines.append(
-            f"    {c.operation:<19}{'+'.join(c.axes):<16}{c.count:>5} x  {c.payload / MIB:10.1f} "
-            f"MiB, sends {c.wire / MIB:10.1f} MiB over {way}"
-        )
+    lines += [
+        f"    {c.operation:<19}{'+'.join(c.axes):<16}{c.count:>5} x  {c.payload / MIB:10.1f} "
+        f"MiB, sends {_ways(sent, topology)}"
+        for c, sent in zip(plan.collectives, plan.sent, strict=True)
+    ]
     if not plan.collectives:
         lines.append("    none")
     seconds = dataclasses.asdict(times)
-    hours = plan.run.cfg.steps / 3600
     lines += [
-        "roofline (bounds from data sheets, not forecasts)",
+        "roofline (bounds from data sheets, if chips and not switches sum up; no forecasts)",
         "  seconds: " + ", ".join(f"{name} {s:.4f}" for name, s in seconds.items()),
         f"  bound by {times.bound}; slots a second {plan.tokens_per_s_in_turn:,.0f} (in turn) to "
         f"{plan.tokens_per_s:,.0f} (all overlapped)",
-        f"  {plan.run.cfg.steps:,} steps: {hours * times.overlapped:,.2f} to "
-        f"{hours * times.in_turn:,.2f} hours at least",
     ]
+    if steps := plan.run.steps:
+        lines.append(
+            f"  {steps:,} steps: {steps * times.overlapped / 3600:,.2f} to "
+            f"{steps * times.in_turn / 3600:,.2f} hours at least"
+        )
     return lines
 
 
-def _way(collective: Any, topology: Topology) -> str:
+def _ways(sent: Sent, topology: Topology) -> str:
+    ways = ("NVLink", "the network between nodes")
     if topology.chip.platform == "tpu":
-        return "the data centre's network" if collective.leaves else "ICI"
-    return "the network between nodes" if collective.leaves else "NVLink"
+        ways = ("ICI", "the data centre's network")
+    sizes = zip((sent.inside, sent.outside), ways, strict=True)
+    return ", ".join(f"{size / MIB:10.1f} MiB over {way}" for size, way in sizes if size)
 
 
 def _batch(found: Found) -> list[str]:

@@ -118,13 +118,25 @@ def tpu_compiler_notes() -> tuple[str, ...]:
     return (f"libtpu {found} is installed, and jax {jax.__version__} asks for {asked.specifier}",)
 
 
+def axis_rates(chip: Chip, sizes: Sequence[int]) -> tuple[float, ...]:
+    """Return the bytes a second and chip over each axis of the torus; for GPUs, of their switch.
+
+    Half where an axis is no ring: the chips at its ends have one link.
+    """
+    if chip.platform != "tpu":
+        return (chip.axis,)
+    # Three axes are joined to rings where the slice consists of whole cubes.
+    shortest = [min(sizes)] * 3 if len(sizes) == 3 else sizes
+    return tuple(chip.axis / (1 if size >= chip.wraps else 2) for size in shortest)
+
+
 def _tpu_devices(kind: str, sizes: tuple[int, ...], slices: int) -> Sequence[jax.Device]:
     try:
         import libtpu  # noqa: F401
     except ImportError as error:
         raise ConfigError(
             "compiling for TPUs needs their compiler, which is not installed: pip install "
-            "'jalign[tpu]' (or libtpu of the version that this jax asks for)"
+            "'jax[tpu]' (or libtpu of the version that this jax asks for)"
         ) from error
     from jax.experimental import topologies
 

@@ -84,7 +84,7 @@ def test_a_compiler_of_another_version_is_told(monkeypatch):
 )
 def test_an_absent_compiler_says_what_to_install(monkeypatch, topology, module, extra):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ConfigError, match=rf"pip install\s+'jalign\[{extra}\]'"):
+    with pytest.raises(ConfigError, match=rf"pip install\s+'jax\[{extra}\]'"):
         open_topology(topology)
 
 
@@ -148,6 +148,19 @@ def test_optimiser_and_parameters_per_chip_fall_with_fsdp_and_tensor(family):
         assert eight[name] == pytest.approx(one[name] / 8, rel=0.1)
 
 
+def test_what_a_mesh_does_not_divide_is_said():
+    odd = dict(tiny().encoder) | dict(vocab_size=1026)
+    cfg = tiny(encoder=odd, mesh=dict(data=-1, fsdp=2, tensor=4))
+    run = make_abstract_run(cfg, jax.devices())
+    (note,) = [n for n in run.notes if "does not divide" in n]
+    assert note.startswith("1,026 does not divide over config.mesh.tensor=4: its devices all hold")
+    assert "encoder." in note and " and 1 more" in note  # the table and the output bias
+    table = run.state.params["encoder"]["word_embeddings"]
+    assert table.sharding.shard_shape(table.shape) == (1026, 32)
+    run = make_abstract_run(with_changes(cfg, fsdp=4, tensor=2), jax.devices())
+    assert not [n for n in run.notes if "does not divide" in n]
+
+
 @pytest.fixture(scope="module")
 def found():
     """A whole plan of a tiny step on eight simulated devices."""
@@ -185,6 +198,21 @@ def test_the_plan_is_a_table_and_json(found):
     assert step["seconds"]["overlapped"] == longest
     assert step["hours"] == pytest.approx(10 * longest / 3600)
     assert set(CHIPS) >= {"v5e", "v5p", "v6e", "h100", "h200"}
+
+
+def test_a_run_given_in_epochs_has_no_hours_and_says_why(found):
+    plans, topology = found
+    run = make_abstract_run(tiny(steps=0, epochs=2.0), jax.devices())
+    assert run.steps is None and make_abstract_run(tiny(), jax.devices()).steps == 10
+    asked = dataclasses.replace(plans.asked, run=run)
+    epochs = dataclasses.replace(plans, asked=asked, suggestions=[asked])
+    values, text = to_json(epochs, topology), to_text(epochs, topology)
+    (note,) = [n for n in values["notes"] if "epochs" in n]
+    assert "config.epochs=2 " in note and "no hours; give --config.steps=N" in note
+    assert values["step"]["hours"] is None and values["step"]["hours_in_turn"] is None
+    assert values["step"]["steps"] is None and values["step"]["tokens_per_s"] > 0
+    assert f"note: {note}" in text and "hours at least" not in text
+    assert "  10 steps: " in to_text(plans, topology)
 
 
 @pytest.mark.slow
