@@ -2,7 +2,7 @@
 
 In: a prepared dataset, what each stream wants, the rows that this process must supply. Out: an
 iterator of {stream: batch}, from any step on. Step s takes the rows [s B, s B + B) of each stream,
-whatever the number of processes: each one reads the slice that its devices hold.
+whatever the number of processes: each one reads those that its devices hold.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from jalign.errors import ConfigError
 
 PREFETCH = 8
 FAR = 1 << 40  # a run may ask for this many steps
-Range = tuple[int, int]  # [begin, end) of batches
+Range = tuple[int, int]  # [begin, end)
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def make_stream(
     """Open the sources of a stream and plan its rows; `once` gives each example one time, for
     evaluation. A stream of labelled files is a TaskRows, and needs the tokenizer.
 
-    Raises: ValueError naming the stream, what the dataset has, and what to type.
+    Raises: ConfigError naming the stream, what the dataset has, and what to type.
     """
     layout = Layout(cfg.layout, cfg.row_length, cfg.max_unit or cfg.row_length, cfg.swap)
     salt = int.from_bytes(name.encode()[:7].ljust(7, b"\0"), "little")
@@ -101,14 +101,35 @@ def make_stream(
         else _pair_parts(manifest, cfg, split)
     )
     if not parts:
-        have = ", ".join(f"{s.stream}/{s.name}" for s in manifest.sources) or "nothing"
-        raise ValueError(
-            f"stream {name!r} (layout {cfg.layout!r}) finds no {split} data among its sources "
-            f"{list(cfg.sources) or 'all'}; {manifest.folder} has {have}. Set "
-            f"config.streams.{name}.sources, or prepare a dataset that has them."
-        )
+        raise ConfigError(_nothing_to_read(manifest, name, cfg, split))
     linker = _make_linker(manifest, name, cfg, split, tokenizer)
     return RowSource(parts, layout, specials, linker=linker, **plan)
+
+
+def _nothing_to_read(manifest: Manifest, name: str, cfg: StreamConfig, split: str) -> str:
+    have = ", ".join(f"{s.stream}/{s.name}" for s in manifest.sources) or "nothing"
+    stream = f"stream {name!r} (layout {cfg.layout!r})"
+    if split != "train":
+        return (
+            f"nothing that {stream} reads is held out of {manifest.folder}, which has {have}: type "
+            "jalign prepare --heldout=0.01, or take evaluate.tasks.heldout out of the config file"
+        )
+    if cfg.sources:
+        return (
+            f"{stream} finds nothing to train on among config.streams.{name}.sources="
+            f"{tuple(cfg.sources)}: {manifest.folder} has {have}"
+        )
+    if cfg.layout == "single":
+        return (
+            f"{stream} finds no text to train on: {manifest.folder} has {have}. Prepare it with "
+            "--corpus=lines,LANG,FILE as well, or take out what reads this stream, and the stream"
+        )
+    return (
+        f"{stream} reads pairs, and {manifest.folder} has none to train on, but {have}. Prepare it "
+        "with pairs as well (--corpus=tsv,SRC,TRG,FILE); or, to go without, take out of the config "
+        f"file streams.{name}, the objectives that read it, such as tlm, and evaluate.tasks."
+        "retrieval, and set evaluate.best to a score that is left"
+    )
 
 
 def _task_rows(
@@ -199,13 +220,13 @@ class BatchSource:
         self,
         streams: Mapping[str, RowSource],
         rows: Mapping[str, int],
-        local: Mapping[str, tuple[int, int]] | None = None,
+        local: Mapping[str, Sequence[Range]] | None = None,
     ) -> None:
-        """`rows[s]`: rows of the global batch; `local[s]`: the [begin, end) of them that this
-        process reads.
+        """`rows[s]`: rows of the global batch; `local[s]`: the ranges of them that this process
+        reads.
         """
         self.streams, self.rows_per_step = streams, dict(rows)
-        self.local = dict(local or {name: (0, n) for name, n in rows.items()})
+        self.local = dict(local or {name: ((0, n),) for name, n in rows.items()})
         self.skipped: tuple[Range, ...] = ()
 
     def __len__(self) -> int:
@@ -215,13 +236,12 @@ class BatchSource:
     def __getitem__(self, step: int) -> dict[str, dict[str, np.ndarray]]:
         """Build {stream: fields} of one step."""
         batch = batch_of(step, self.skipped)
-        return {
-            name: stream.rows(
-                batch * self.rows_per_step[name] + self.local[name][0],
-                self.local[name][1] - self.local[name][0],
-            )
-            for name, stream in self.streams.items()
-        }
+        built = {}
+        for name, stream in self.streams.items():
+            first = batch * self.rows_per_step[name]
+            parts = [stream.rows(first + begin, end - begin) for begin, end in self.local[name]]
+            built[name] = parts[0] if len(parts) == 1 else _join(parts)
+        return built
 
     def records(self, step: int) -> dict[str, list[tuple[str, int]]]:
         """Name every record of a step's global batch, per stream: what to look at when a step goes
@@ -236,6 +256,10 @@ class BatchSource:
             ]
             for name, stream in self.streams.items()
         }
+
+
+def _join(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def load_batches(

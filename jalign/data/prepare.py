@@ -59,6 +59,7 @@ def prepare(
     done = _find_done(options, fingerprint)
     if done:
         return done, True
+    _check_inputs_stay(options.output, sources)
     partial = records.partial_folder(options.output)
     shutil.rmtree(partial, ignore_errors=True)  # left by a prepare that was killed
     try:
@@ -84,7 +85,7 @@ def _make_stages(
         if (error.name or "").partition(".")[0] != "apache_beam":
             raise
         raise ConfigError(
-            f"--runner={runner} needs Apache Beam; type pip install 'jalign[beam]', or leave "
+            f"--runner={runner} needs Apache Beam; type pip install apache-beam, or leave "
             "--runner out to prepare in this process."
         ) from error
     return BeamStages(options, sources, progress, runner=runner, beam_options=beam_options)
@@ -143,6 +144,15 @@ def _find_done(options: Options, fingerprint: str) -> records.Manifest | None:
             "type --overwrite to replace it, or another --output."
         )
     return manifest
+
+
+def _check_inputs_stay(output: Path, sources: dict[tuple[str, str], list[Part]]) -> None:
+    """Raises: UserError where a corpus lies in the folder that is to be replaced."""
+    for file in (Path(file) for parts in sources.values() for part in parts for file in part.files):
+        if output.resolve() in file.resolve().parents:
+            raise UserError(
+                f"{file} lies in {output}, which would be replaced; type another --output."
+            )
 
 
 def _prepare(

@@ -8,6 +8,7 @@ OUT/columns/<stream>/<source>/<split>/*.npy   the same ids, flat, to memory-map;
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -30,8 +31,9 @@ from jalign.data.hashes import find_damage, write_hashes
 from jalign.errors import BadData
 
 __all__ = [
-    "DatasetWriter", "Example", "Manifest", "ManifestError", "Side", "Source", "SourceInfo",
-    "SplitInfo", "Text", "open_source", "read_manifest", "read_texts", "write_dataset",
+    "DamagedColumns", "DatasetWriter", "Example", "Manifest", "ManifestError", "Side", "Source",
+    "SourceInfo", "SplitInfo", "Text", "open_source", "read_manifest", "read_texts",
+    "write_dataset",
 ]  # fmt: skip
 
 FORMAT_VERSION = 1
@@ -40,6 +42,10 @@ NUM_SIDES = {"mono": 1, "pair": 2}
 
 class ManifestError(BadData):
     """A prepared folder that is missing, half-written, of another version or damaged."""
+
+
+class DamagedColumns(ManifestError):
+    """Columns that are not what was prepared: bad data, where a wrong folder is wrong usage."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,8 @@ def read_manifest(folder: Path | str) -> Manifest:
     if not path.is_file():
         if partial_folder(folder).exists():
             raise ManifestError(f"{folder}: its 'jalign prepare' did not finish; run it again.")
-        what = "holds no manifest.json" if folder.is_dir() else "does not exist"
+        what = "is a file" if folder.is_file() else "does not exist"
+        what = "holds no manifest.json" if folder.is_dir() else what
         raise ManifestError(f"{folder} {what}, so it is no prepared dataset; {advice}.")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -205,9 +212,9 @@ def open_source(manifest: Manifest, name: str, stream: str, split: str) -> Sourc
     return source
 
 
-def damaged(folder: Path, damage: Sequence[str]) -> ManifestError:
+def damaged(folder: Path, damage: Sequence[str]) -> DamagedColumns:
     """Make the error for columns of which `find_damage` said that much."""
-    return ManifestError(
+    return DamagedColumns(
         f"{folder} is not what 'jalign prepare' wrote ({'; '.join(damage[:3])}): delete it, "
         "and it is rebuilt from the records"
     )
@@ -228,13 +235,24 @@ def _rebuild_columns(manifest: Manifest, info: SourceInfo, split: str, folder: P
                 "have the hash of the manifest: they were changed or damaged; prepare them again."
             )
         write_hashes(new, about=columns.sha256)
-        if folder.exists():  # incomplete, or made meanwhile by another process
-            shutil.rmtree(folder, ignore_errors=True)
-        try:
-            os.rename(new, folder)
-        except OSError:  # another process was quicker; its columns are the same bytes
-            if missing_columns(folder, num_sides=num_sides):
-                raise
+        _move_columns(new, folder, Path(scratch) / "old", num_sides=num_sides)
+
+
+def _move_columns(new: Path, folder: Path, old: Path, *, num_sides: int) -> None:
+    """Move whole columns to their place, and incomplete ones from there to `old`.
+
+    Whole ones stay there: another process was quicker and has mapped them; they are the same bytes.
+    """
+    if missing_columns(folder, num_sides=num_sides):
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(folder, old)
+        if old.exists() and not missing_columns(old, num_sides=num_sides):
+            new = old  # finished in this very moment: back to their place
+    try:
+        os.rename(new, folder)
+    except OSError:
+        if missing_columns(folder, num_sides=num_sides):
+            raise
 
 
 def read_examples(

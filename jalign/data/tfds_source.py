@@ -40,7 +40,7 @@ class TextSource(tfds.core.GeneratorBasedBuilder):
             # Tensor, not Sequence(int32): 5x faster to read, and numpy instead of Python lists
             features[prefix + "ids"] = tfds.features.Tensor(shape=(None,), dtype=np.int32)
             features[prefix + "word"] = tfds.features.Tensor(shape=(None,), dtype=np.int32)
-        return tfds.core.DatasetInfo(
+        return _Info(
             builder=self,
             description=f"jalign source {self.name}: texts, token ids and word indices.",
             features=tfds.features.FeaturesDict(features),
@@ -53,6 +53,11 @@ class TextSource(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, examples: Callable[[], Iterator[Example]]) -> Iterator:
         for index, example in enumerate(examples()):
             yield index, to_record(example)
+
+
+class _Info(tfds.core.DatasetInfo):
+    def initialize_from_bucket(self) -> None:
+        """Do nothing: a source is no dataset of the catalogue, and each look leaves a folder."""
 
 
 class _SortedSerializer(ExampleSerializer):

@@ -47,8 +47,8 @@ def make(cfg: Config, setting: EvalSetting) -> Callable[[Params], Iterator[Resul
             sources[info.name] = RowSource([part], layout, setting.specials, once=True)
     if not sources:
         raise ValueError(
-            f"retrieval needs held-out pairs, and {setting.manifest.folder} has none: prepare with "
-            "--heldout"
+            f"retrieval needs held-out pairs, and {setting.manifest.folder} has none: prepare it "
+            "with pairs and --heldout=0.01, or leave out this evaluation"
         )
     num_units = 2 * max(
         len(s.packed.row(i)[0]) for s in sources.values() for i in range(s.packed.num_rows)

@@ -19,17 +19,17 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
 from jalign.data.hashes import find_damage, write_hashes
 from jalign.errors import BadData, ConfigError, SaveFailed
+from jalign.train.together import tell
 from jalign.types import TrainState
 
 # What a checkpoint manager writes lacks a file that Orbax looks for in every folder that it reads.
 logging.getLogger("absl").addFilter(lambda r: "_CHECKPOINT_METADATA" not in r.getMessage())
 
 
-DAMAGED = "damaged"  # folder of a workdir: what must not be used lies there to be looked at
+DAMAGED = "damaged"  # folder of a workdir: what is not to be used lies there to be looked at
 ADDED_LATER = ("_CHECKPOINT_METADATA", "commit_success.txt")  # by Orbax, just before it renames
 
 
@@ -56,23 +56,26 @@ class Checkpoints:
         """Return the newest step whose files are as they were written and whose facts agree, None
         where there is none; and what is to be said of newer ones.
 
-        Those that are damaged are moved to workdir/damaged, those that do not agree are deleted;
-        process 0 decides for all. Steps of before there were hashes serve where no other does.
+        Once there is such a step, those that are damaged are moved to workdir/damaged, and those
+        that do not agree are deleted, and any best model that is newer; process 0 decides for all.
+        Steps of before there were hashes serve where no other does.
         Raises: BadData where all that there were are damaged.
         """
         found, notes = None, []
         if jax.process_index() == 0:
             found, notes = _choose(self.workdir, agrees)
-        number = -1 if found is None else found
-        number = int(multihost_utils.broadcast_one_to_all(np.int32(number)))
-        self._last.reload()
-        if number == ALL_DAMAGED:
+            if found != ALL_DAMAGED:
+                notes += _remove_newer_best(self.workdir, found)
+        found = tell(found)
+        for manager in (self._last, self._best):
+            manager.reload()
+        if found == ALL_DAMAGED:
             what = "\n".join(notes) or "process 0 says which files"
             raise BadData(
                 f"no checkpoint in {self.workdir} can be used:\n{what}\nRestore them from a copy, "
                 "or begin again from step 0 in another --workdir"
             )
-        return (None if number < 0 else number), notes
+        return found, notes
 
     def save(
         self, step: int, state: TrainState, meta: Mapping[str, Any], *, best: bool = False
@@ -93,7 +96,7 @@ class Checkpoints:
             self._remove_unfinished()
         with self._failures():
             manager.check_for_errors()
-            if step in manager.all_steps():
+            if tell(step in manager.all_steps()):
                 return
             manager.save(step, args=ocp.args.Composite(**items), force=True)
 
@@ -143,13 +146,14 @@ class Checkpoints:
         return TrainState(**state)
 
     def best_step(self) -> int | None:
-        """Return the step of the best model, None where none was kept."""
-        return self._best.latest_step()
+        """Return the step of the best model, None where none was kept. All processes ask."""
+        return tell(self._best.latest_step())
 
     def restore_best(self, abstract: TrainState) -> tuple[Any, Any]:
         """Read parameters and auxiliary state of the best model, without the optimiser's."""
-        check_hashes(Path(self._best.directory) / str(self.best_step()))
-        folder = self._best.directory / str(self.best_step()) / "state"
+        kept = Path(self._best.directory) / str(self.best_step())
+        check_hashes(kept)
+        folder = kept / "state"
         item = {"params": abstract.params, "aux": abstract.aux}
         how = ocp.checkpoint_utils.construct_restore_args(item)
         args = ocp.args.PyTreeRestore(item=item, restore_args=how, partial_restore=True)
@@ -183,6 +187,10 @@ def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
         max_to_keep=keep,
         enable_async_checkpointing=True,
         create=True,
+        # Two saves may be under way: without names of their own they would meet at one barrier.
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            barrier_sync_key_prefix=folder.name
+        ),
         async_options=ocp.AsyncOptions(post_finalization_callback=write_hashes_of_unfinished),
     )
     return ocp.CheckpointManager(folder.absolute(), options=options, item_names=("state", "meta"))
@@ -198,6 +206,22 @@ def remove_unfinished(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def _remove_newer_best(workdir: Path, chosen: int | None) -> list[str]:
+    """Delete a best model of after the step that a run goes on from, which it will take again.
+
+    Where it begins anew, the model is moved aside: its checkpoints may be gone by mistake.
+    """
+    notes = []
+    for step in complete_steps(workdir / "best"):
+        folder = workdir / "best" / str(step)
+        if chosen is None:
+            notes.append(f"begins anew: the best model of step {step} is in {workdir / DAMAGED}")
+            _move_aside(workdir, folder, f"best-{step}")
+        elif step > chosen:
+            shutil.rmtree(folder)
+    return notes
+
+
 ALL_DAMAGED = -2
 
 
@@ -205,7 +229,7 @@ def _choose(
     workdir: Path, agrees: Callable[[int, Mapping[str, Any]], bool]
 ) -> tuple[int | None, list[str]]:
     """Find the step that sound_step returns, ALL_DAMAGED where none can be used."""
-    notes, damaged, unhashed, chosen = [], [], [], None
+    notes, damaged, other, unhashed, chosen = [], [], [], [], None
     for step in reversed(complete_steps(workdir / "checkpoints")):
         folder = workdir / "checkpoints" / str(step)
         damage = find_damage(folder)
@@ -213,8 +237,8 @@ def _choose(
             damaged.append(folder)
             notes.append(f"checkpoint {step} is damaged ({'; '.join(damage[:3])}): not used")
         elif not agrees(step, _meta_of(folder)):
-            shutil.rmtree(folder)
-            notes.append(f"checkpoint {step} is from before batches were skipped: deleted")
+            other.append(folder)
+            notes.append(f"checkpoint {step} is from before batches were skipped: not used")
         elif damage is None:
             unhashed.append(folder)
         else:
@@ -225,10 +249,12 @@ def _choose(
     if chosen is None and unhashed:
         chosen = int(unhashed[0].name)
         notes.append(f"checkpoint {chosen} has no hashes.json: not verified")
-    if chosen is None:  # the damaged ones stay: the next start must not begin again from step 0
-        return (ALL_DAMAGED if damaged else None), notes
+    if chosen is None and damaged:  # they stay: the next start must not begin again from step 0
+        return ALL_DAMAGED, notes
     for folder in damaged:
         _move_aside(workdir, folder)
+    for folder in other:
+        shutil.rmtree(folder)
     return chosen, notes
 
 
@@ -240,8 +266,8 @@ def _meta_of(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def _move_aside(workdir: Path, folder: Path) -> None:
-    place = workdir / DAMAGED / folder.name
+def _move_aside(workdir: Path, folder: Path, name: str = "") -> None:
+    place = workdir / DAMAGED / (name or folder.name)
     place.parent.mkdir(exist_ok=True)
     shutil.rmtree(place, ignore_errors=True)
     folder.rename(place)

@@ -10,9 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import shutil
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from jalign.hf import compare
 from jalign.hf.card import write_card
 from jalign.hf.folder import copy_tokenizer_files, read_folder, write_folder
 from jalign.hf.heads import PIPELINES
+from jalign.train.beside import beside
 from jalign.train.checkpoint import write_params
 from jalign.train.convert_head import choose_head, prove_head
 from jalign.train.model_file import write_model_file
@@ -46,7 +45,7 @@ def import_folder(
     Its outputs are compared with PyTorch's, or with the fingerprint that the folder carries.
     Raises: ConfigError or BadData; nothing is written then.
     """
-    with _beside(target, overwrite) as partial:
+    with beside(source, target, overwrite) as partial:
         hf = read_folder(source)
         say(f"{hf.model_type}: {_size(hf.params)} of {source}")
         if hf.left_out:
@@ -119,7 +118,7 @@ def export_folder(
     PyTorch's, else with ours and with the fingerprint of the import. Raises: ConfigError or
     BadData; nothing is written then.
     """
-    with _beside(target, overwrite) as partial:
+    with beside(source, target, overwrite) as partial:
         model = read_pretrained(source, step=step)
         where = f"step {model.step}" if model.step >= 0 else "a Hugging Face folder"
         say(f"{model.model_type}: {_size(model.params)} of {source} ({where})")
@@ -216,19 +215,3 @@ def _size(params: Mapping) -> str:
 def _made(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-@contextmanager
-def _beside(target: Path, overwrite: bool):
-    """Give a folder beside the target to write to, which becomes the target at the end."""
-    if target.exists() and not overwrite and any(target.iterdir()):
-        raise ConfigError(f"{target} is there already: name another --output, or type --overwrite")
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        yield partial
-        if target.exists():
-            shutil.rmtree(target)
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -11,11 +11,14 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import jax
+
 from jalign import config, plugin
 from jalign.errors import AbsentFiles, ConfigError
 from jalign.train.log import Log
 from jalign.train.run import Run
 from jalign.train.stop import StopFlag
+from jalign.train.together import tell
 from jalign.types import Aux, EvalSetting, Params, Result, TrainState
 
 Evaluate = Callable[..., Sequence[Result]]
@@ -68,14 +71,21 @@ class Evaluator:
     """The evaluations of one run, built once."""
 
     def __init__(
-        self, run: Run, workdir: Path, log: Log, stop: StopFlag, beat: Callable[[str], None]
+        self,
+        run: Run,
+        workdir: Path,
+        log: Log,
+        stop: StopFlag,
+        beat: Callable[[str], None],
+        kept: Callable[[], int | None],
     ) -> None:
-        """Build every evaluation once; `beat` is told of every result that comes.
+        """Build every evaluation once; `beat` is told of every result that comes; `kept` says of
+        which step the best model is that has been kept.
 
         Raises: ConfigError where one cannot work on this data.
         """
         self.cfg, self.steps, self.log, self.stop = run.cfg.evaluate, run.cfg.steps, log, stop
-        self.beat = beat
+        self.beat, self.kept = beat, kept
         self.path = workdir / "results.jsonl"
         tasks = self.cfg.tasks if self.cfg.every else {}
         self.tasks = make_evaluations(tasks, run.setting, "config.evaluate.tasks", log.say)
@@ -86,8 +96,9 @@ class Evaluator:
         self._read()
 
     def _read(self) -> None:
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else ()
-        for r in map(json.loads, lines):
+        there = jax.process_index() == 0 and self.path.exists()
+        lines = self.path.read_text(encoding="utf-8").splitlines() if there else []
+        for r in map(json.loads, tell(lines)):
             if r["task"] == "goodput":  # of the run, not of its model
                 continue
             if "test" in r:
@@ -107,13 +118,15 @@ class Evaluator:
 
     def catch_up(self, start: int, state: TrainState) -> bool:
         """Evaluate what is due at the start, the untrained model, or the step at which a kill cut
-        evaluation off; return whether this is the best so far.
+        evaluation off; return whether this is better than the model that is kept.
         """
         wanted = self.cfg.at_start and bool(self.tasks) if start == 0 else self.is_due(start)
-        return wanted and start not in self.history and self.run_all(start, state)
+        if start in self.history:
+            return self._is_better(start)
+        return wanted and self.run_all(start, state)
 
     def run_all(self, step: int, state: TrainState) -> bool:
-        """Evaluate and log; return whether this is the best so far.
+        """Evaluate and log; return whether this is better than the model that is kept.
 
         A stop that is asked for cuts it short.
         """
@@ -128,9 +141,17 @@ class Evaluator:
             raise ConfigError(
                 f"config.evaluate.best={self.cfg.best!r} is not among the scores {sorted(scores)}"
             )
-        earlier = [s[self.cfg.best] for s in self.history.values() if self.cfg.best in s]
-        self.history[step] = scores
-        return bool(self.cfg.best) and scores[self.cfg.best] > max(earlier, default=-math.inf)
+        self.history[step] = tell(scores)
+        return self._is_better(step)
+
+    def _is_better(self, step: int) -> bool:
+        """Compare with what is kept, which need not be the best: a kill or a full disk may have cut
+        its save short.
+        """
+        best, kept = self.cfg.best, self.kept()
+        if not best or best not in self.history[step]:
+            return False
+        return self.history[step][best] > self.history.get(kept, {}).get(best, -math.inf)
 
     def _run(self, tasks: Mapping[str, Evaluate], params: Params, aux: Aux) -> list[Result] | None:
         """Return all results, None where a stop was asked for."""

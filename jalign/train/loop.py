@@ -57,7 +57,7 @@ def train(
         skipped, watch = Skipped(workdir, skip_batches), Watch(run, workdir)
         found = find(run, checkpoints, skipped)
         state, start = take(run, checkpoints, watch, found), found.step
-        if first and start == 0:
+        if first:
             (workdir / "config.json").write_text(json.dumps(run.facts()["config"], indent=1))
         if first and (start == 0 or not (workdir / MODEL_FILE).exists()):
             write_description(workdir, run.tokenizer_folder, run.description)
@@ -162,7 +162,9 @@ def _compile(run: Run, state: TrainState, log: Log) -> Callable:
 def _loop(job: Job, state: TrainState, start: int) -> int:
     run, cfg, log, ledger = job.run, job.run.cfg, job.log, job.ledger
     if job.evaluator is None:
-        job.evaluator = Evaluator(run, job.workdir, log, job.stop, job.hang.beat)
+        job.evaluator = Evaluator(
+            run, job.workdir, log, job.stop, job.hang.beat, job.checkpoints.best_step
+        )
     evaluator = job.evaluator
     with ledger.during("evaluate"):
         best = evaluator.catch_up(start, state)
@@ -196,10 +198,10 @@ def _steps(job: Job, state: TrainState, start: int, rates: Rates) -> tuple[int, 
     evaluator, watch = job.evaluator, job.watch
     batches = load_batches(run.source, start)
     key = jax.random.key(cfg.seed)
-    done, pending = start, None
+    done, pending, evaluated = start, None, False
     ledger.enter("productive")
     while done < cfg.steps:
-        agree_now = jax.process_count() == 1 or done % AGREE_EVERY == 0
+        agree_now = jax.process_count() == 1 or done % AGREE_EVERY == 0 or evaluated
         if agree_now and (asked := job.stop.agreed()):
             if pending is not None:
                 watch.check(done, pending)
@@ -218,12 +220,13 @@ def _steps(job: Job, state: TrainState, start: int, rates: Rates) -> tuple[int, 
         if done % cfg.log_every == 0 or done == cfg.steps:
             log.metrics(rates.record(done, out))
         save = done % cfg.checkpoint_every == 0 or done == cfg.steps
-        if save or evaluator.is_due(done):
+        evaluated = evaluator.is_due(done)
+        if save or evaluated:
             watch.check(done, out)  # what is saved is known to be good
             pending = None
         if save:
             job.save(done, state)
-        if evaluator.is_due(done):
+        if evaluated:
             begin = time.perf_counter()
             with ledger.during("evaluate"):
                 best = evaluator.run_all(done, state)

@@ -7,7 +7,7 @@ shardings. Model and loss files never mention devices.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import flax.linen as nn
@@ -20,6 +20,7 @@ from jalign.errors import ConfigError
 
 AXES = ("dcn", "data", "fsdp", "tensor")  # outermost first: dcn crosses the slowest network
 BATCH_AXES = ("dcn", "data", "fsdp")
+Range = tuple[int, int]  # [begin, end) of rows
 
 # Logical axis of a parameter or activation -> mesh axis. Scale is this table and the mesh entry of
 # the config.
@@ -66,10 +67,10 @@ def make_mesh(cfg: MeshConfig, devices: Sequence[jax.Device] | None = None) -> M
             f"{math.prod(shape)} devices, and there are {num}. Set config.mesh.data=-1 and divide "
             f"{num} by dcn x fsdp x tensor."
         )
-    return Mesh(_arrange(devices, shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return Mesh(arrange(devices, shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def _arrange(devices: Sequence[jax.Device], shape: tuple[int, ...]) -> np.ndarray:
+def arrange(devices: Sequence[jax.Device], shape: tuple[int, ...]) -> np.ndarray:
     """Lay devices out so that neighbours on an inner axis are near each other, slice by slice.
 
     Raises: ConfigError where `dcn` is not the number of slices that there are.
@@ -121,23 +122,77 @@ def param_shardings(boxed, mesh: Mesh):
     """Map the logical axes of (abstract) boxed parameters to shardings; an axis that does not
     divide stays whole.
     """
-    specs = nn.logical_to_mesh(nn.get_partition_spec(boxed), RULES)
-
-    def fit(leaf, spec):
-        sizes = tuple(spec) + (None,) * (len(leaf.shape) - len(spec))
-        kept = [
-            a if a is None or n % mesh.shape[a] == 0 else None
-            for a, n in zip(sizes, leaf.shape, strict=True)
-        ]
-        return NamedSharding(mesh, PartitionSpec(*kept))
-
-    return jax.tree.map(fit, nn.unbox(boxed), specs)
+    return jax.tree.map(
+        lambda leaf, spec: NamedSharding(
+            mesh,
+            PartitionSpec(*(a if divides else None for _, a, divides in _axes(leaf, spec, mesh))),
+        ),
+        nn.unbox(boxed),
+        _specs(boxed),
+    )
 
 
-def local_rows(mesh: Mesh, rows: int) -> tuple[int, int]:
-    """Return the [begin, end) of a batch's rows that this process's devices hold.
+def undivided(boxed, mesh: Mesh) -> list[str]:
+    """Say which sizes of (abstract) boxed parameters do not divide over their mesh axis."""
+    found: dict[tuple[int, str], list[str]] = {}
+    flat, tree = jax.tree.flatten_with_path(nn.unbox(boxed))
+    for (path, leaf), spec in zip(flat, tree.flatten_up_to(_specs(boxed)), strict=True):
+        for size, axis, divides in _axes(leaf, spec, mesh):
+            if not divides:
+                found.setdefault((size, axis), []).append(
+                    jax.tree_util.keystr(path, simple=True, separator=".")
+                )
+    return [
+        f"{size:,} does not divide over config.mesh.{axis}={mesh.shape[axis]}: its devices all "
+        f"hold the whole of {names[0]}" + (f" and {len(names) - 1} more" if names[1:] else "")
+        for (size, axis), names in found.items()
+    ]
+
+
+def _specs(boxed):
+    return nn.logical_to_mesh(nn.get_partition_spec(boxed), RULES)
+
+
+def _axes(leaf, spec: PartitionSpec, mesh: Mesh) -> list[tuple[int, str | None, bool]]:
+    """Return of each dimension: its size, the mesh axis that it asks for, whether that divides."""
+    names = tuple(spec) + (None,) * (len(leaf.shape) - len(spec))
+    return [
+        (size, name, name is None or size % mesh.shape[name] == 0)
+        for size, name in zip(leaf.shape, names, strict=True)
+    ]
+
+
+def local_rows(
+    mesh: Mesh, rows: int, here: Collection[jax.Device] | None = None
+) -> tuple[Range, ...]:
+    """Return the rows of a batch that this process's devices hold, or the devices `here`: sorted
+    ranges with gaps between them.
 
     Raises: ConfigError where the rows do not divide into the shards of the batch.
+    """
+    ranges: list[Range] = []
+    for (begin, end), _ in _local_shards(mesh, rows, here):
+        if ranges and ranges[-1][1] == begin:
+            begin = ranges.pop()[0]
+        ranges.append((begin, end))
+    return tuple(ranges)
+
+
+def counted_rows(mesh: Mesh, rows: int, here: Collection[jax.Device] | None = None) -> np.ndarray:
+    """Return which of `local_rows` this process counts, bool: over all processes, every row of the
+    batch once.
+    """
+    shards = _local_shards(mesh, rows, here)
+    return np.concatenate([np.full(end - begin, first) for (begin, end), first in shards])
+
+
+def _local_shards(
+    mesh: Mesh, rows: int, here: Collection[jax.Device] | None
+) -> list[tuple[Range, bool]]:
+    """Return the held shards in order, each with whether its first copy is held.
+
+    Neighbours in a mesh need not be neighbours in the batch: on v5e:16x16 the four chips of a host
+    hold the shards 0, 1, 16 and 17.
     """
     shards = num_batch_shards(mesh)
     if rows % shards:
@@ -145,28 +200,41 @@ def local_rows(mesh: Mesh, rows: int) -> tuple[int, int]:
             f"a stream of {rows} rows does not divide over {shards} shards of the batch (dcn x "
             f"data x fsdp): set its rows to a multiple of {shards}"
         )
-    slices = [
-        index[0] for index in batch_sharding(mesh).addressable_devices_indices_map((rows,)).values()
+    mine = set(mesh.local_devices if here is None else here)
+    mine = mine or set(mesh.devices.flat)  # compiling for devices that are not here
+    size = rows // shards
+    copies = mesh.devices.reshape(shards, -1)  # the axes of the batch are the outer ones
+    return [
+        ((n * size, n * size + size), copies[n, 0] in mine)
+        for n in range(shards)
+        if not mine.isdisjoint(copies[n])
     ]
-    slices = slices or [slice(0, rows)]  # compiling for devices that are not here
-    begin = min(s.start or 0 for s in slices)
-    end = max(rows if s.stop is None else s.stop for s in slices)
-    return begin, end
 
 
 def put_batch(
-    batch: Mapping[str, np.ndarray], mesh: Mesh, rows: int, begin: int = 0
+    batch: Mapping[str, np.ndarray], mesh: Mesh, rows: int, local: Sequence[Range] = ()
 ) -> dict[str, jax.Array]:
-    """Put one stream's fields, of which this process holds the rows from `begin` on, on the
-    devices.
+    """Put one stream's fields on the devices. This process holds the rows `local` of them, one
+    range after the other, or all.
     """
     sharding = batch_sharding(mesh)
 
     def put(field: np.ndarray) -> jax.Array:
         def part(index):
             lo, hi, _ = index[0].indices(rows)
-            return field[lo - begin : hi - begin]
+            at = _position(lo, local or ((0, rows),))
+            return field[at : at + hi - lo]
 
         return jax.make_array_from_callback((rows, *field.shape[1:]), sharding, part)
 
     return {name: put(field) for name, field in batch.items()}
+
+
+def _position(row: int, local: Sequence[Range]) -> int:
+    """Return where a row lies among the rows `local`."""
+    before = 0
+    for begin, end in local:
+        if begin <= row < end:
+            return before + row - begin
+        before += end - begin
+    raise AssertionError(f"row {row} is not held: {local}")

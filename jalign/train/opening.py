@@ -7,13 +7,17 @@ take.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 import math
-from collections.abc import Sequence
+import socket
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+from flax.traverse_util import flatten_dict
 
 from jalign.data.pipeline import BatchSource
 from jalign.data.records import Manifest, read_manifest
@@ -22,8 +26,10 @@ from jalign.data.verify import check_columns
 from jalign.errors import BadData, ConfigError
 from jalign.train.run_config import RunConfig
 from jalign.train.start import Start
+from jalign.train.together import attempt, gather, tell
 
 CHECKED = "checked.json"  # in the workdir: what of the data was found whole
+PLACES = ("data", "init")  # entries that say where something lies: that may differ between hosts
 
 
 class Opened(NamedTuple):
@@ -34,18 +40,14 @@ class Opened(NamedTuple):
     tokenizer_folder: Path
 
 
-def open_data(cfg: RunConfig, start: Start | None, workdir: Path | None = None) -> Opened:
+def open_data(cfg: RunConfig, start: Start | None) -> Opened:
     """Open the prepared dataset, or do without where all streams are labelled.
 
-    All of it is read once and compared with its hashes; what the workdir remembers as whole and has
-    not changed since is not read again.
     Raises: ConfigError where the tokenizer is not that of the data or of `init`; ManifestError.
     """
     if not cfg.data:
         return _open_bare(cfg, start)
     manifest = read_manifest(cfg.data)
-    if jax.process_index() == 0:
-        check_columns(manifest, workdir / CHECKED if workdir else None)
     folder = Path(cfg.data) / "tokenizer"
     tokenizer = load_tokenizer(folder)
     if tokenizer.sha256 != manifest.tokenizer_sha256:
@@ -59,6 +61,72 @@ def open_data(cfg: RunConfig, start: Start | None, workdir: Path | None = None) 
             f"words. Prepare the data with 'jalign prepare --tokenizer={start.tokenizer_folder}'"
         )
     return Opened(manifest, tokenizer, folder)
+
+
+def check_data(manifest: Manifest, workdir: Path | None) -> None:
+    """Read all prepared data and compare them with their hashes, in process 0; the others wait.
+
+    What the workdir remembers as whole and has not changed since is not read again.
+    Raises: ManifestError, on all processes, naming the damaged files.
+    """
+
+    def check() -> None:
+        if jax.process_index() == 0:
+            check_columns(manifest, workdir / CHECKED if workdir else None)
+
+    attempt(check)
+
+
+def check_same(
+    cfg: RunConfig, start: Start | None, opened: Opened, labelled: Mapping[str, str]
+) -> None:
+    """Compare what the processes of a job read, which may lie on each host's own disk.
+
+    Raises: ConfigError, on all processes, naming those that differ from process 0, and in what.
+    """
+    if jax.process_count() == 1:
+        return
+    entries = {k: v for k, v in dataclasses.asdict(cfg).items() if k not in PLACES}
+    mine = {
+        "host": socket.gethostname(),
+        "manifest_sha256": opened.manifest.sha256,
+        "tokenizer_sha256": opened.manifest.tokenizer_sha256,
+        "labelled_sha256": dict(labelled),
+        "init_sha256": start.sample_sha256() if start else "",
+        "config": entries,
+    }
+    mine = json.loads(json.dumps(mine))
+    theirs = tell(mine)
+    faults = gather(_differences(mine, theirs))
+    found = [f"process {i}: {fault}" for i, fault in enumerate(faults) if fault]
+    if found:
+        raise ConfigError(
+            f"not all processes read the same; other than process 0 ({theirs['host']}) have "
+            + "; ".join(found[:8])
+            + (f"; and {len(found) - 8} more processes" if len(found) > 8 else "")
+            + ". Start all with the same command, and copy the files anew to hosts that have their "
+            "own"
+        )
+
+
+def _differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+    """Say in what a process differs from process 0, and on which host; "" for nothing."""
+    ours, first = flatten_dict(mine, sep="."), flatten_dict(theirs, sep=".")
+    left_out = {"host"}
+    if not (ours["init_sha256"] and first["init_sha256"]):
+        left_out.add("init_sha256")  # to one of the two a checkpoint gives the weights
+    names = sorted((ours.keys() | first.keys()) - left_out)
+    found = [
+        f"{name}={_short(ours.get(name))} (not {_short(first.get(name))})"
+        for name in names
+        if ours.get(name) != first.get(name)
+    ]
+    return ", ".join(found[:5]) + f" on {mine['host']}" if found else ""
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:12] + "..."
 
 
 def _open_bare(cfg: RunConfig, start: Start | None) -> Opened:

@@ -16,6 +16,7 @@ from jalign import plugin
 from jalign.data.pipeline import num_units, real_tokens, total_slots
 from jalign.train.devices import memory_mib, peak_flops
 from jalign.train.goodput import Ledger
+from jalign.train.mesh import counted_rows
 from jalign.train.run import Run
 from jalign.train.step import StepOutput
 
@@ -40,6 +41,7 @@ class Rates:
             for loss in objective.names(name)
             if objective.streams and not labelled & set(objective.streams)
         }
+        self.counted = {name: _counted(run, s.rows) for name, s in run.cfg.streams.items()}
         self._reset()
 
     def _reset(self) -> None:
@@ -49,14 +51,18 @@ class Rates:
         self.steps = self.tokens = self.slots = self.units = 0
 
     def next(self, batches: Iterator[dict]) -> dict:
-        """Wait for the next batch and count this process's part of it."""
+        """Wait for the next batch and count the rows of it that no other process counts."""
         begin = time.perf_counter()
         with self.ledger.during("input"):
             batch = next(batches)
         self.wait_s += time.perf_counter() - begin
-        self.tokens += real_tokens(batch)
-        self.slots += total_slots(batch)
-        self.units += num_units(batch)
+        mine = {
+            name: {field: values[self.counted[name]] for field, values in fields.items()}
+            for name, fields in batch.items()
+        }
+        self.tokens += real_tokens(mine)
+        self.slots += total_slots(mine)
+        self.units += num_units(mine)
         self.steps += 1
         return batch
 
@@ -105,3 +111,8 @@ class Rates:
         }
         self._reset()
         return record
+
+
+def _counted(run: Run, rows: int) -> slice | np.ndarray:
+    at = counted_rows(run.mesh, rows)
+    return slice(None) if at.all() else at  # a slice copies nothing

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -27,6 +27,8 @@ from jalign.train import mesh as mesh_lib
 from jalign.train.frozen import frozen_shardings, read_frozen
 from jalign.train.opening import (
     Opened,
+    check_data,
+    check_same,
     count_steps,
     labelled_sha256,
     labelled_sources,
@@ -43,6 +45,7 @@ from jalign.train.parts import (
 from jalign.train.run_config import RunConfig
 from jalign.train.start import Start, describe, place, read_start, say_what_is_fresh
 from jalign.train.step import StepConfig, check_objectives, make_train_step
+from jalign.train.together import attempt
 from jalign.types import Encoder, EvalSetting, Objective, TrainState
 
 
@@ -76,7 +79,7 @@ class Run:
         """Place this process's rows of a step on its devices."""
         return {
             name: mesh_lib.put_batch(
-                batch, self.mesh, self.cfg.streams[name].rows, self.source.local[name][0]
+                batch, self.mesh, self.cfg.streams[name].rows, self.source.local[name]
             )
             for name, batch in batches.items()
         }
@@ -94,26 +97,52 @@ class Run:
 def make_run(
     cfg: RunConfig, devices: Sequence[jax.Device] | None = None, *, workdir: Path | None = None
 ) -> Run:
-    """Build a run on all devices, or on those given.
+    """Build a run on all devices, or on those given; all processes of a job call this together.
 
     A run with `init` that has a checkpoint in `workdir` is built from there, without `init`.
-    Raises: ConfigError (or ManifestError) that says what to type.
+    Raises: ConfigError (or ManifestError) that says what to type, on all processes alike.
     """
+    begun = attempt(lambda: _begin(cfg, devices, workdir))
+    check_same(begun.cfg, begun.start, begun.opened, begun.labelled)
+    check_data(begun.opened.manifest, workdir)
+    return attempt(lambda: _finish(begun, workdir))
+
+
+class _Begun(NamedTuple):
+    """What of a run needs no data."""
+
+    cfg: RunConfig
+    start: Start | None
+    opened: Opened
+    labelled: Mapping[str, str]
+    mesh: Mesh
+    encoder: Encoder
+    encoder_cfg: Any
+    objectives: Mapping[str, Objective]
+    weights: Mapping[str, Callable]
+
+
+def _begin(cfg: RunConfig, devices: Sequence[jax.Device] | None, workdir: Path | None) -> _Begun:
     start = read_start(cfg.init, cfg.encoder, workdir) if cfg.init else None
     if start:
         cfg = dataclasses.replace(cfg, encoder=start.entries)
-    opened = open_data(cfg, start, workdir)
-    manifest = opened.manifest
+    opened = open_data(cfg, start)
     mesh = mesh_lib.make_mesh(cfg.mesh, devices)
-    encoder, encoder_cfg = make_encoder(cfg, manifest, opened.tokenizer, mesh)
+    encoder, encoder_cfg = make_encoder(cfg, opened.manifest, opened.tokenizer, mesh)
     objectives, weights = make_objectives(cfg, encoder)
     labelled = labelled_sha256(cfg)
+    return _Begun(cfg, start, opened, labelled, mesh, encoder, encoder_cfg, objectives, weights)
+
+
+def _finish(begun: _Begun, workdir: Path | None) -> Run:
+    cfg, start, opened, labelled, mesh, encoder, encoder_cfg, objectives, weights = begun
+    manifest = opened.manifest
     source = _make_source(cfg, opened, mesh, objectives)
     fields = {name: set(source.streams[name].fields) for name in cfg.streams}
     check_objectives(objectives, fields, cfg.accumulate)
     steps, notes = count_steps(cfg, source)
     cfg = dataclasses.replace(cfg, steps=steps)
-    optimizer, abstract, init_state = make_state(
+    optimizer, abstract, init_state, whole = make_state(
         cfg, mesh, encoder, objectives, source, start, opened.tokenizer.sha256
     )
     setting = EvalSetting(
@@ -152,7 +181,7 @@ def make_run(
             start,
         ),
         labelled,
-        [*(start.notes if start else ()), *notes],
+        [*(start.notes if start else ()), *notes, *whole],
     )
 
 
@@ -188,8 +217,9 @@ def make_state(
     source: BatchSource | None,
     start: Start | None,
     tokenizer_sha256: str,
-) -> tuple[optax.GradientTransformation, TrainState, Callable[[], TrainState]]:
-    """Return the optimiser, the state's shapes with their shardings, and how to make the first.
+) -> tuple[optax.GradientTransformation, TrainState, Callable[[], TrainState], list[str]]:
+    """Return the optimiser, the state's shapes with their shardings, how to make the first, and
+    notes on what the mesh does not divide.
 
     A run that is planned and never started has no `source`.
     """
@@ -252,7 +282,7 @@ def make_state(
     abstract = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
     )
-    return optimizer, abstract, init_state
+    return optimizer, abstract, init_state, mesh_lib.undivided(boxed, mesh)
 
 
 def log_frequency(source: BatchSource, num_rows: int, vocab_size: int) -> np.ndarray:

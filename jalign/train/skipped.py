@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.experimental import multihost_utils
 
 from jalign.data.pipeline import Range, batch_of
 from jalign.errors import ConfigError
+from jalign.train.together import tell
 
 SKIPPED_FILE = "skipped.json"
 
@@ -56,7 +56,7 @@ class Skipped:
     def __init__(self, workdir: Path, by_hand: Sequence[Range] = ()) -> None:
         """Read it; `by_hand` is added, once that is known to be possible (`add_by_hand`)."""
         self.path = workdir / SKIPPED_FILE
-        self.entries = _broadcast(_read(self.path) if jax.process_index() == 0 else [])
+        self.entries = tell(_read(self.path) if jax.process_index() == 0 else [])
         self.by_hand = merge(by_hand)
 
     @property
@@ -70,10 +70,21 @@ class Skipped:
         return sum("step" in entry for entry in self.entries)
 
     def agrees(self, step: int, then: Iterable[Sequence[int]]) -> bool:
-        """Say whether a checkpoint made with the list `then` is one of a run with this list."""
+        """Say whether a checkpoint made with the list `then` is one of a run with this list.
+
+        Raises: ConfigError where `then` has batches that this list, which only grows, lacks.
+        """
         before = merge(then)
+        named = _absent(before, _absent(before, self.by_hand))
+        now = merge([*self.ranges, *named])  # where the file is lost, the user may name them again
+        if lost := _absent(before, now):
+            raise ConfigError(
+                f"{self.path} lacks batches {write_ranges(lost)}, which the checkpoint of step "
+                f"{step} left out: put the file back, or type "
+                f"--skip_batches={write_ranges(before)}"
+            )
         cursor = _cursor(step, before)
-        return _below(before, cursor) == _below(self.ranges, cursor)
+        return _below(before, cursor) == _below(now, cursor)
 
     def add_by_hand(self, step: int, then: Iterable[Sequence[int]]) -> str:
         """Add what the user asked for to the list of a run that goes on at `step`; return what is
@@ -85,7 +96,7 @@ class Skipped:
         if new == self.ranges:
             return ""
         cursor = _cursor(step, merge(then))
-        if _below(new, cursor) != _below(self.ranges, cursor):
+        if _below(new, cursor) != _below(merge([*self.ranges, *then]), cursor):
             raise ConfigError(
                 f"--skip_batches={write_ranges(self.by_hand)}: the checkpoint of step {step} was "
                 f"trained on the batches before {cursor}, which can no longer be skipped. Name "
@@ -156,12 +167,3 @@ def _read(path: Path) -> list[dict[str, Any]]:
             f"{path} is damaged ({error}): the run cannot know which batches it left out; restore "
             "the file, or use another --workdir"
         ) from error
-
-
-def _broadcast(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    if jax.process_count() == 1:
-        return entries
-    text = np.frombuffer(json.dumps(entries).encode(), np.uint8).astype(np.int32)
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(text.size)))
-    whole = text if jax.process_index() == 0 else np.zeros(size, np.int32)
-    return json.loads(np.uint8(multihost_utils.broadcast_one_to_all(whole)).tobytes())

@@ -89,8 +89,11 @@ class Watch:
         first = ", ".join(
             f"{name} {number}" for batch in records.values() for name, number in batch[:3]
         )
+        before = "The last checkpoint is from before it."
+        if num_steps > 1:
+            before = f"Checkpoints of after step {max(step - num_steps, 0)} may have it already."
         message = (
-            f"step {step}: {what}. The last checkpoint is from before it. "
+            f"step {step}: {what}. {before} "
             f"Records of its batch: {first}, ... (all in {path}). Lower "
             "config.optimizer.lr, or look at these records."
         )

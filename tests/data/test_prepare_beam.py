@@ -69,7 +69,7 @@ def tokenizer(tmp_path_factory):
 @pytest.fixture
 def beam(monkeypatch):
     """Skip without Beam; cut parts into many chunks."""
-    pytest.importorskip("apache_beam", reason="needs Apache Beam: pip install 'jalign[beam]'")
+    pytest.importorskip("apache_beam", reason="needs Apache Beam: pip install apache-beam")
     from jalign.data import prepare_beam
 
     monkeypatch.setattr(prepare_beam, "ROWS_PER_CHUNK", 7)
@@ -229,5 +229,5 @@ def test_without_beam_the_message_says_what_to_install(run, tmp_path, tokenizer,
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     monkeypatch.delitem(sys.modules, "jalign.data.prepare_beam", raising=False)
     write_lines(tmp_path / "a.tsv", ["x\ty"])
-    with pytest.raises(ConfigError, match=r"type pip install 'jalign\[beam\]'"):
+    with pytest.raises(ConfigError, match=r"type pip install apache-beam"):
         run("beam", ("tsv,en,de,../a.tsv",), "direct", tokenizer=tokenizer)

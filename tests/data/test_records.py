@@ -11,7 +11,7 @@ from array_record.python import array_record_module
 
 from jalign.data import records
 from jalign.data.records import Example, Text
-from jalign.data.verify import check_columns
+from jalign.data.verify import check_columns, read_memory
 
 
 def make_text(rng, num_words):
@@ -47,6 +47,12 @@ def manifest(tmp_path, pairs):
         langs={"en-zh-Hans": ("en", "zh-Hans"), "sw": ("sw",)},
         vocab_size=50,
     )
+
+
+def flip_a_bit(path):
+    content, stat = path.read_bytes(), path.stat()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
 def assert_same(source, examples):
@@ -106,7 +112,8 @@ def test_columns_that_were_changed_cut_or_swapped_are_found(manifest):
 
 
 def test_what_was_found_whole_is_read_again_only_after_a_change(manifest, tmp_path):
-    memory = tmp_path / "checked.json"
+    memory = tmp_path / "run" / "checked.json"
+    assert read_memory(memory) == {}
     check_columns(manifest, memory)
     ids = manifest.folder / "columns/pair/en-zh-Hans/train/trg.ids.npy"
     content, stat = ids.read_bytes(), ids.stat()
@@ -120,6 +127,42 @@ def test_what_was_found_whole_is_read_again_only_after_a_change(manifest, tmp_pa
         check_columns(manifest, memory)
     ids.write_bytes(content)
     check_columns(manifest, memory)
+
+
+def test_a_check_goes_on_where_one_before_was_cut_short(manifest, tmp_path):
+    memory = tmp_path / "run" / "checked.json"
+    folder = manifest.folder / "columns/pair/en-zh-Hans"
+    flip_a_bit(folder / "heldout/trg.ids.npy")
+    with pytest.raises(records.ManifestError, match="heldout is not what"):
+        check_columns(manifest, memory)
+    flip_a_bit(folder / "heldout/trg.ids.npy")
+    flip_a_bit(folder / "train/trg.ids.npy")  # found whole, so it is not read again
+    check_columns(manifest, memory)
+    assert [p.name for p in memory.parent.iterdir()] == ["checked.json"]
+
+
+@pytest.mark.parametrize("left", ["nothing", "an incomplete folder"])
+def test_a_rebuild_keeps_what_another_process_has_finished(manifest, pairs, monkeypatch, left):
+    folder = manifest.folder / "columns/pair/en-zh-Hans/train"
+    shutil.rmtree(folder)
+    if left != "nothing":
+        folder.mkdir()
+        (folder / "src.ids.npy").write_bytes(b"cut short")
+    write_hashes, opened = records.write_hashes, []
+
+    def write_after_another(*args, **kwargs):
+        write_hashes(*args, **kwargs)
+        if not opened:  # the quicker one begins later and ends before
+            opened.append(None)
+            opened[0] = records.open_source(manifest, "en-zh-Hans", "pair", "train")
+            opened.append((folder / "src.ids.npy").stat().st_ino)
+
+    monkeypatch.setattr(records, "write_hashes", write_after_another)
+    slower = records.open_source(manifest, "en-zh-Hans", "pair", "train")
+    assert (folder / "src.ids.npy").stat().st_ino == opened[1]
+    assert_same(opened[0], pairs[:15])
+    assert_same(slower, pairs[:15])
+    assert [p.name for p in folder.parent.iterdir() if p.name not in ("train", "heldout")] == []
 
 
 def test_many_shards_read_as_one_in_order(tmp_path, pairs, monkeypatch):

@@ -118,18 +118,26 @@ def sources():
     }
 
 
-def test_two_processes_read_together_what_one_reads(sources):
+@pytest.mark.parametrize(
+    "local",
+    [
+        [{"pair": [(0, 4)], "mono": [(0, 2)]}, {"pair": [(4, 8)], "mono": [(2, 4)]}],
+        [
+            {"pair": [(0, 2), (5, 6)], "mono": [(3, 4)]},
+            {"pair": [(2, 5), (6, 8)], "mono": [(0, 3)]},
+        ],
+    ],
+)
+def test_two_processes_read_together_what_one_reads(sources, local):
     rows = {"pair": 8, "mono": 4}
     whole = BatchSource(sources, rows)
-    halves = [
-        BatchSource(sources, rows, {"pair": (4 * i, 4 * i + 4), "mono": (2 * i, 2 * i + 2)})
-        for i in range(2)
-    ]
+    halves = [BatchSource(sources, rows, mine) for mine in local]
     for step in (0, 17):
         for stream in rows:
+            held = [r for mine in local for begin, end in mine[stream] for r in range(begin, end)]
             for name, values in whole[step][stream].items():
                 joined = np.concatenate([half[step][stream][name] for half in halves])
-                np.testing.assert_array_equal(values, joined)
+                np.testing.assert_array_equal(values[held], joined)
 
 
 def test_the_loader_starts_at_any_step(sources):

@@ -214,6 +214,26 @@ def test_a_tokenizer_can_be_trained_on_the_text(files, tmp_path):
     assert load_tokenizer(tmp_path / "o/base_tokenizer").vocab_size == 76
 
 
+def test_a_failure_leaves_the_folder_as_it_was(base, files, tmp_path, capsys):
+    more = [f"--text=t={files}/text.txt", f"--tokenizer={base}/base"]
+    assert run(files, tmp_path / "o", "trans", *more) == 0
+    held = {p: p.read_bytes() for p in (tmp_path / "o").rglob("*") if p.is_file()}
+    wrong = f"--qa=t={files}/text.txt"  # found when the text was derived
+    for flags, said in (
+        ([more[0], f"--tokenizer={tmp_path}/o/base_tokenizer"], "would be replaced; type another"),
+        ([more[0], "--vocab-size=90000"], "is more than these texts can fill"),
+        ([*more, wrong], "is no SQuAD file"),
+        ([*more[1:], f"--text=t={tmp_path}/o/text/t.en.txt"], "t.en.txt would be replaced"),
+    ):
+        assert run(files, tmp_path / "o", "trans", *flags) in (2, 3)
+        assert said in capsys.readouterr().err
+        assert {p: p.read_bytes() for p in (tmp_path / "o").rglob("*") if p.is_file()} == held
+    assert not (tmp_path / "o/.partial").exists() and len(held) > 6
+    assert run(files, tmp_path / "o", "trans", *more, "--seed=3") == 0  # another dictionary
+    changed = [p for p, content in held.items() if p.read_bytes() != content]
+    assert [p.name for p in changed] == ["dictionary.npz"]
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [

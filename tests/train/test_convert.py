@@ -19,11 +19,13 @@ from huggingface_hub import ModelCard
 
 from jalign import config
 from jalign.cli.main import main
+from jalign.errors import ConfigError
 from jalign.hf import compare
 from jalign.hf.folder import read_folder
 from jalign.nn.masking import MaskRates, corrupt, select_tokens
 from jalign.nn.packed import unit_ids
 from jalign.objectives.mlm import EVAL_SEED
+from jalign.train.convert import export_folder
 from jalign.train.loop import train
 from jalign.train.pretrained import read_pretrained
 from jalign.train.run import RunConfig, make_run
@@ -113,14 +115,79 @@ def test_without_torch_an_export_of_ours_is_compared_with_its_fingerprint(
     assert "not compared with anything" in capsys.readouterr().err
 
 
-def test_an_output_that_is_there_is_kept_unless_told(hf_folder, tmp_path, capsys):
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model/thesis.txt").write_text("mine")
-    assert convert("import", hf_folder, tmp_path / "model") == 2
-    assert "--overwrite" in capsys.readouterr().err
-    assert (tmp_path / "model/thesis.txt").read_text() == "mine"
-    assert convert("import", hf_folder, tmp_path / "model", "--overwrite") == 0
-    assert not (tmp_path / "model/thesis.txt").exists()
+def test_an_output_that_is_there_is_replaced_only_if_told_and_ours(hf_folder, tmp_path, capsys):
+    model, out = tmp_path / "model", tmp_path / "out"
+    assert convert("import", hf_folder, model) == 0
+    assert convert("import", hf_folder, model) == 2
+    assert "type --overwrite" in capsys.readouterr().err
+    assert convert("export", model, out) == 0
+    (out / "aligner.json").write_text("{}")  # chosen for the weights that are replaced
+    for command, source, target in (("export", model, out), ("import", hf_folder, model)):
+        assert convert(command, source, target, "--overwrite") == 0
+        (target / "thesis.txt").write_text("mine")
+        assert convert(command, source, target, "--overwrite") == 2
+        assert "also holds thesis.txt" in capsys.readouterr().err
+        assert (target / "thesis.txt").read_text() == "mine"
+        (target / "thesis.txt").unlink()
+    assert not (out / "aligner.json").exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "out"]
+    (model / "checkpoints/7").mkdir()
+    assert convert("import", hf_folder, model, "--overwrite") == 2
+    assert "also holds checkpoints/7" in capsys.readouterr().err
+
+
+def test_a_run_a_dataset_and_any_other_folder_are_never_replaced(
+    workdir, hf_folder, tmp_path, capsys
+):
+    run = workdir[0]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/thesis.txt").write_text("mine")
+    for target in (run, run.parent / "data", hf_folder, tmp_path / "other"):
+        held = sorted(target.rglob("*"))
+        source = hf_folder if target != hf_folder else run
+        command = "import" if target != hf_folder else "export"
+        assert convert(command, source, target, "--overwrite") == 2
+        assert "is something else: name another --output" in capsys.readouterr().err
+        assert sorted(target.rglob("*")) == held and held
+
+
+@pytest.mark.parametrize("output", ["run", "run/checkpoints", "run/new", ".", "link", "link/new"])
+def test_the_input_is_never_in_the_output_nor_around_it(workdir, tmp_path, capsys, output):
+    base = tmp_path / "base"
+    shutil.copytree(workdir[0], base / "run")
+    (base / "link").symlink_to(base / "run")
+    held = sorted(base.rglob("*"))
+    assert convert("export", base / "run", base / output, "--overwrite") == 2
+    said = capsys.readouterr().err
+    assert "one holds the other: name another --output" in said or "is the input" in said
+    assert sorted(base.rglob("*")) == held
+
+
+def test_a_file_or_what_cannot_be_written_is_no_output(workdir, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    for output, said in (
+        ("file", "is a file; type a folder"),
+        ("file/new", "file is a file; type another folder"),
+        ("/proc/x", "--output=/proc/x cannot be written"),
+        (".", "cannot be replaced; type one in it"),
+    ):
+        assert convert("export", workdir[0], output) == 2
+        assert said in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="is a file: name a folder"):
+        export_folder(workdir[0], tmp_path / "file", print)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_came_into_the_output_meanwhile_is_kept(workdir, tmp_path):
+    def say(line):
+        (tmp_path / "out").mkdir(exist_ok=True)
+        (tmp_path / "out/thesis.txt").write_text("mine")
+
+    with pytest.raises(ConfigError, match="is something else"):
+        export_folder(workdir[0], tmp_path / "out", say, overwrite=True)
+    assert (tmp_path / "out/thesis.txt").read_text() == "mine"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
 def test_missing_arguments_and_folders_are_usage_errors(tmp_path, capsys):

@@ -287,12 +287,8 @@ def test_a_workdir_from_before_the_model_file_gets_one_when_it_goes_on(data, tmp
 
 
 @pytest.mark.slow  # 22 layers are compiled twice; in process the tests above do the same
-def test_the_command_starts_from_a_folder_and_goes_on_without_it(
-    data, tmp_path, capsys, monkeypatch
-):
+def test_the_command_starts_from_a_folder_and_goes_on_without_it(data, tmp_path, capsys):
     def pretrain(*more):
-        # ml_collections takes the overrides of a config from the process's own command line
-        monkeypatch.setattr("sys.argv", ["jalign", "pretrain", *flags, *more])
         return main(["pretrain", *flags, *more])
 
     write_model(tmp_path / "mmbert", data / "tokenizer", "modernbert")

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from jalign.cli.main import main
+from jalign.data.hashes import find_damage
 from jalign.train.checkpoint import Checkpoints
 from tests.tiny import write_tiny_dataset
 
@@ -101,6 +102,7 @@ def whole(data, tmp_path_factory):
 
 def test_a_run_logs_what_its_user_needs(whole):
     workdir, err = whole
+    assert (workdir / "checked.json").exists()  # data are not read whole again
     assert "stream pair: joint, 8 rows of 64, attention" in err and "MFU = analytic FLOPs" in err
     assert "12/12" in err and "tokens/s" in err and "left" in err
     last = records(workdir)[-1]
@@ -192,15 +194,16 @@ def test_another_mesh_goes_on_with_the_same_losses(data, whole, tmp_path):
     np.testing.assert_allclose(mine, wanted, rtol=1e-5)
 
 
-def test_two_processes_train_as_one(data, whole, tmp_path):
+def start_two(data, workdir, *flags):
+    """Start a run as two processes of four devices each."""
     with socket.socket() as s:
         s.bind(("localhost", 0))
         port = s.getsockname()[1]
-    both = [
+    return [
         start(
             data,
-            tmp_path,
-            "--config.steps=12",
+            workdir,
+            *flags,
             "--distributed",
             devices=4,
             JALIGN_COORDINATOR=f"localhost:{port}",
@@ -209,13 +212,37 @@ def test_two_processes_train_as_one(data, whole, tmp_path):
         )
         for i in range(2)
     ]
-    for process in both:
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [(), pytest.param(("--config.mesh.tensor=8",), marks=pytest.mark.slow)],  # both hold every row
+)
+def test_two_processes_train_as_one(data, whole, tmp_path, mesh):
+    best = ("--config.evaluate.every=2", "--config.evaluate.best=heldout/tlm/accuracy/all")
+    for process in start_two(data, tmp_path, "--config.steps=12", *best, *mesh):
         finish(process)
+    score = {
+        r["step"]: r["value"]
+        for r in records(tmp_path, "results")
+        if (r["task"], r["metric"]) == ("heldout/tlm", "accuracy")
+    }
+    (kept,) = (tmp_path / "best").iterdir()  # saved while the checkpoint of the same step was
+    assert len(score) == 6 and score[int(kept.name)] == max(score.values())
+    assert find_damage(kept) == []
     mine, theirs = records(tmp_path), records(whole[0])
     np.testing.assert_allclose([r["loss"] for r in mine], [r["loss"] for r in theirs], rtol=1e-5)
-    assert [r["pack_efficiency"] for r in mine] == pytest.approx(
-        [r["pack_efficiency"] for r in theirs]
-    )
+    for found in (lambda r: r["pack_efficiency"], lambda r: r["tokens_per_s"] * r["step_s"]):
+        assert [found(r) for r in mine] == pytest.approx([found(r) for r in theirs])
+
+
+def test_a_process_that_fails_alone_ends_with_its_own_exit_code(data, tmp_path):
+    (tmp_path / "skipped.json").write_text("[{")  # process 0 alone reads it
+    first, second = start_two(data, tmp_path, "--config.steps=2")
+    out, err = first.communicate(timeout=200)  # it must not wait for the other, who waits for it
+    assert first.returncode == 2 and "skipped.json is damaged" in err
+    second.communicate(timeout=200)
+    assert second.returncode != 0
 
 
 @pytest.mark.parametrize(
@@ -254,8 +281,7 @@ def test_another_config_in_the_same_workdir_is_refused(data, whole):
         (("extra",), "unexpected"),
     ],
 )
-def test_usage_errors_exit_2_and_say_what_to_type(data, tmp_path, monkeypatch, capsys, flags, what):
+def test_usage_errors_exit_2_and_say_what_to_type(data, tmp_path, capsys, flags, what):
     argv = ["pretrain", f"--config={CONFIG}:{data}", f"--workdir={tmp_path}", *flags]
-    monkeypatch.setattr(sys, "argv", ["jalign", *argv])  # ml_collections reads overrides there
     assert main(argv) == 2  # in this process: the one above is as users meet it
     assert what in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -118,6 +119,44 @@ def test_a_checkpoint_trained_on_what_is_left_out_now_is_deleted(tmp_path):
     assert not (tmp_path / "checkpoints/2").exists()
 
 
+def test_a_checkpoint_that_left_out_more_than_the_list_says_is_not_thrown_away(tmp_path):
+    write_checkpoints(tmp_path, skipped=[[0, 1]])
+
+    def agrees(step, meta, by_hand=""):
+        return Skipped(tmp_path, parse_ranges(by_hand)).agrees(step, meta["skipped"])
+
+    with pytest.raises(ConfigError, match="skipped.json lacks batches 0, .*--skip_batches=0"):
+        sound(tmp_path, agrees=agrees)
+    assert sound(tmp_path, agrees=lambda *args: agrees(*args, by_hand="0"))[0] == 2
+    again = Skipped(tmp_path, parse_ranges("0"))
+    assert again.add_by_hand(2, [[0, 1]]) and Skipped(tmp_path).ranges == ((0, 1),)
+
+
+def test_only_one_that_can_be_used_lets_others_be_deleted(tmp_path):
+    write_checkpoints(tmp_path)
+    flip(tmp_path / "checkpoints/1/state/_METADATA")
+    with pytest.raises(BadData, match="another --workdir"):
+        sound(tmp_path, agrees=lambda step, meta: meta["is"] < 2)
+    assert (tmp_path / "checkpoints/2").exists()
+
+
+def test_a_best_model_of_after_the_step_that_a_run_goes_on_from_is_taken_again(tmp_path):
+    write_checkpoints(tmp_path)
+    best = Checkpoints(tmp_path, 3)
+    best.save(2, STATE, {}, best=True)
+    best.close()
+    assert sound(tmp_path)[0] == 2 and (tmp_path / "best/2").exists()
+    flip(tmp_path / "checkpoints/2/state/_METADATA")
+    assert sound(tmp_path)[0] == 1 and not (tmp_path / "best/2").exists()
+    best = Checkpoints(tmp_path, 3)
+    best.save(1, STATE, {}, best=True)
+    best.close()
+    (tmp_path / "checkpoints/1").rename(tmp_path / "elsewhere")
+    step, notes = sound(tmp_path)
+    assert step is None and "best model of step 1 is in" in notes[0]
+    assert (tmp_path / "damaged/best-1/hashes.json").exists()
+
+
 def test_ranges_are_read_joined_and_refused():
     assert parse_ranges("300,100-120,121-130") == ((100, 131), (300, 301))
     assert parse_ranges("") == ()
@@ -149,6 +188,15 @@ def test_a_spike_leaves_out_the_batches_of_its_steps(tmp_path):
     assert list_.add_spike(20, 5, "rose") == "skipping batches 15-19"
     assert list_.add_spike(17, 3, "again") == "skipping batches 14-21"  # steps 15 to 17
     assert Skipped(tmp_path).ranges == ((14, 22),) and Skipped(tmp_path).num_rollbacks == 2
+
+
+def test_a_best_model_whose_save_was_cut_short_is_saved_by_the_next_start(data, tmp_path):
+    tasks = dict(heldout=dict(max_batches=1))
+    best = dict(every=2, at_start=False, best="heldout/tlm/accuracy/all", tasks=tasks)
+    cfg = config.build(RunConfig, run_entries(data, steps=2, evaluate=best))
+    for _ in range(2):
+        assert train(make_run(cfg), tmp_path) == 0
+        shutil.rmtree(tmp_path / "best/2")
 
 
 def test_time_after_a_checkpoint_that_was_lost_is_wasted(tmp_path):

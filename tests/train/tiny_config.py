@@ -13,4 +13,6 @@ from tests.tiny import run_entries  # noqa: E402
 
 def get_config(data: str):
     """Return the config of a run on the prepared dataset `data`."""
-    return ConfigDict(run_entries(Path(data), mesh=dict(data=-1, fsdp=1, tensor=1), accumulate=1))
+    evaluate = dict(every=0, at_start=False, best="", tasks=dict(heldout=dict(max_batches=1)))
+    mesh = dict(data=-1, fsdp=1, tensor=1)
+    return ConfigDict(run_entries(Path(data), mesh=mesh, accumulate=1, evaluate=evaluate))

@@ -106,8 +106,8 @@ def _package_folders(name: str) -> list[Path]:
         spec = None
     if spec is None or not spec.submodule_search_locations:
         raise UserError(
-            f"no installed package {name!r}; install it (pip install 'jalign[quickstart]' brings "
-            "Django and plone.app.locales) or correct --corpus."
+            f"no installed package {name!r}; install it with pip (those of the quickstart "
+            "are Django and plone.app.locales) or correct --corpus."
         )
     return [Path(folder) for folder in spec.submodule_search_locations]
 

@@ -154,7 +154,8 @@ def test_only_english_can_be_the_source():
 
 
 def test_a_package_that_is_not_installed_says_how_to_get_it():
-    with pytest.raises(UserError, match=r"no installed package 'nope.nope'.*jalign\[quickstart\]"):
+    said = r"no installed package 'nope.nope'.*with pip .*Django and plone.app.locales"
+    with pytest.raises(UserError, match=said):
         list(gettext.parts(["en", "fr", "package:nope.nope"]))
 
 
