@@ -17,6 +17,7 @@ lexicons=${LEXICONS:-$data/lexicons} task=${TASK:-pos} size=${SIZE-small} seeds=
 aligned=${ALIGNED:-ar,de,es,fr,hi,ja,ru,tr,vi,zh}
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 jalign=${JALIGN:-${JALIGN_VENV:-$root/.venv}/bin/jalign} configs=$root/configs
+[[ -x $jalign ]] || { echo "adjust_study.sh: there is no $jalign: type bash launch/install.sh" >&2; exit 2; }
 read -r -a files <<<"${FILES:-}"; read -r -a adjust <<<"${ADJUST:-}"; read -r -a continual <<<"${CONTINUAL:-}"
 read -r -a gold <<<"${GOLD:?name word-aligned sets, such as GOLD='en-fr,text.tsv,links.txt'}"
 read -r -a sentences <<<"${SENTENCES:-}"

@@ -10,6 +10,7 @@ set -euo pipefail
 src=${SRC:?} trg=${TRG:?} study=${STUDY:-runs/align_mlm_real}
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 jalign=${JALIGN:-${JALIGN_VENV:-$root/.venv}/bin/jalign} configs=$root/configs
+[[ -x $jalign ]] || { echo "align_mlm_real.sh: there is no $jalign: type bash launch/install.sh" >&2; exit 2; }
 read -r -a objectives <<<"${OBJECTIVES:-mlm dict_mlm align_mlm}"; read -r -a seeds <<<"${SEEDS:-0}"
 read -r -a coverage <<<"${COVERAGE:-}"; read -r -a pretrain <<<"${PRETRAIN:-}"; read -r -a finetune <<<"${FINETUNE:-}"
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$root/.cache/jax}

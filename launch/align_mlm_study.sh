@@ -15,6 +15,7 @@ set -euo pipefail
 study=${STUDY:-runs/align_mlm_study} data=${STUDY:-runs/align_mlm_study}/data
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 jalign=${JALIGN:-${JALIGN_VENV:-$root/.venv}/bin/jalign} configs=$root/configs
+[[ -x $jalign ]] || { echo "align_mlm_study.sh: there is no $jalign: type bash launch/install.sh" >&2; exit 2; }
 train=${TRAIN:?name a treebank, such as TRAIN=en_ewt-ud-train.conllu} test=${TEST:?name a treebank, such as TEST=en_ewt-ud-test.conllu}
 read -r -a objectives <<<"${OBJECTIVES:-mlm xlm dict_mlm align_mlm}"
 read -r -a transformations <<<"${TRANSFORMATIONS:-trans trans+inv trans+syn}"

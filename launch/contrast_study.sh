@@ -14,10 +14,15 @@ set -euo pipefail
 study=${STUDY:-runs/contrast_study} data=${DATA:-data/quickstart} seed=${SEED:-0}
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 jalign=${JALIGN:-${JALIGN_VENV:-$root/.venv}/bin/jalign} configs=$root/configs
+[[ -x $jalign ]] || { echo "contrast_study.sh: there is no $jalign: type bash launch/install.sh" >&2; exit 2; }
 read -r -a systems <<<"${SYSTEMS:-base wa sa amber veco2 infoxlm labse dap}"
 read -r -a sentences <<<"${SENTENCES:?name pairs of files, such as SENTENCES='de-en=tatoeba.de,tatoeba.en'}"
 read -r -a gold <<<"${GOLD:-}"; read -r -a files <<<"${FILES:-}"
 read -r -a pretrain <<<"${PRETRAIN:-}"; read -r -a veco2 <<<"${VECO2:-}"
+if [[ " ${systems[*]} " == *" veco2 "* && -z ${VECO2:-} && ! -d data/dictionaries ]]; then
+  echo "contrast_study.sh: VECO 2.0 needs dictionaries: VECO2='--config.streams.separate.thesaurus.files=(\"en-de=FILE\",)', or leave veco2 out of SYSTEMS" >&2
+  exit 2
+fi
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$root/.cache/jax}
 mkdir -p "$study"
 

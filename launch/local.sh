@@ -17,6 +17,10 @@ shift 2
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=${JALIGN_PYTHON:-${JALIGN_VENV:-$root/.venv}/bin/python}
 say() { printf 'local.sh: %s\n' "$*" >&2; }
+if ! [[ -x $python ]]; then
+  say "there is no $python: type bash launch/install.sh"
+  exit 2
+fi
 
 free_port='import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])'
 port=${JALIGN_PORT:-$("$python" -c "$free_port")} || exit 2

@@ -38,11 +38,12 @@ printf '%s\t%s\n' "This field is required." "Ce champ est obligatoire." "Open th
   "The password was changed." "Пароль был изменён." | "$jalign" align --model="$run" --words 2>/dev/null
 echo
 
-"$jalign" export --input="$run" --output=models/quickstart --name=quickstart --overwrite
+name=$(basename "$run")
+"$jalign" export --input="$run" --output="models/$name" --name="$name" --overwrite
 
 cat <<EOF
 Done: the run is in $run (config.json, checkpoints/, metrics.jsonl, results.jsonl), and as a Hugging Face model
-in models/quickstart. What to do next:
+in models/$name. What to do next:
   resume after a kill     bash launch/quickstart.sh     (try it: press Ctrl-C in the middle)
   train longer            bash launch/quickstart.sh --config.steps=4000
   vectors of sentences    $jalign embed --model=$run --input=FILE --output=vectors.npy

@@ -90,11 +90,14 @@ make_active() { # sets `fresh` where the workers are new
 }
 
 set_up() {
-  local archive
-  archive=$(mktemp -d)/jalign.tgz
-  git -C "$root" archive --format=tar.gz -o "$archive" HEAD || return 1
-  gcloud compute tpus queued-resources scp "$archive" "$TPU:jalign.tgz" "${where[@]}" --worker=all --node=all &&
-    on_all "${SETUP:-true} && mkdir -p jalign && tar -xzf jalign.tgz -C jalign && bash jalign/launch/install.sh tpu"
+  local folder code=0
+  folder=$(mktemp -d) || return 1
+  git -C "$root" archive --format=tar.gz -o "$folder/jalign.tgz" HEAD &&
+    gcloud compute tpus queued-resources scp "$folder/jalign.tgz" "$TPU:jalign.tgz" "${where[@]}" --worker=all --node=all &&
+    on_all "${SETUP:-true} && mkdir -p jalign && tar -xzf jalign.tgz -C jalign && bash jalign/launch/install.sh tpu" ||
+    code=1
+  rm -r "$folder"
+  return "$code"
 }
 
 trap 'trap - INT TERM; say "stopping the workers"; on_all "bash jalign/launch/tpu_vm.sh worker stop"; wait; exit 130' INT TERM

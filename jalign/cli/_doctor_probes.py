@@ -71,11 +71,6 @@ def probe_machine(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
     }
 
 
-def _cores() -> int:
-    """Count the cores that this process may use: schedulers give out some of a machine's."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
 def _versions() -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     for name in PACKAGES:

@@ -103,7 +103,10 @@ def _workdirs(reports: Reports) -> list[Finding]:
             found.append(Finding(True, text))
         if disk["free_gib"] < LOW_GIB:
             text = f"process {name}: {disk['free_gib']:.1f} GiB free in {disk['base']}"
-            found.append(Finding(False, text + "; jalign plan says what a checkpoint takes"))
+            text += "; a checkpoint takes what jalign plan calls parameters and optimiser, of all "
+            found.append(
+                Finding(False, text + "devices together, and config.keep of them are kept")
+            )
         if disk["write_mib_s"] < SLOW_MIB_S:
             text = f"process {name} writes {disk['write_mib_s']:.0f} MiB/s into {disk['base']}"
             found.append(Finding(False, text + ": saves take long, and the run waits at its end"))
@@ -137,7 +140,7 @@ def _devices(reports: Reports) -> list[Finding]:
         elif devices["platform"] == "cpu" and "JAX_PLATFORMS" not in report["environment"]:
             for kind, count in report["device_files"].items():
                 text = f"process {name} has {count} {kind} device file(s), and JAX uses the CPU: "
-                text += "install jalign[tpu], jalign[cuda12] or jalign[cuda13]"
+                text += "pip install 'jax[tpu]', 'jax[cuda12]' or 'jax[cuda13]'"
                 found.append(Finding(True, text))
     good = {n: r for n, r in reports.items() if "error" not in (r.get("devices") or {"error": 1})}
     groups = _grouped(good, lambda r: (r["devices"]["local"], r["devices"]["kind"]))

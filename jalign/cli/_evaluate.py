@@ -11,9 +11,9 @@ from typing import Any
 from absl import flags
 
 from jalign.cli._flags import parse
-from jalign.cli._pairs import underscored
+from jalign.cli._output import check_output_file
 from jalign.cli._scores import Score, gather
-from jalign.errors import ConfigError
+from jalign.errors import ConfigError, UserError
 
 ANY_MODEL = "any model: Hugging Face folder, imported model, workdir"
 
@@ -44,22 +44,41 @@ def parse_checked(
     argv: Sequence[str],
     needed: Mapping[str, str],
     written: Iterable[str] = ("output",),
+    *,
+    about: str = "",
 ) -> None:
     """Parse the arguments; check that `needed` are there, each with what to type, and that the
-    files `written` can be.
+    files `written` can be and are not among those read. `about` is what --help says of the task.
 
-    Raises: ConfigError.
+    Raises: UserError.
     """
-    parse(fv, "evaluate", [underscored(arg) for arg in argv])
+    task = asked_task(argv)
+    try:
+        parse(fv, "evaluate" + f" --task={task}" * bool(task), argv, about=about)
+    except UserError as error:
+        if not isinstance(error.__cause__, flags.UnrecognizedFlagError):
+            raise
+        raise UserError(
+            f"{error} Each task has flags of its own: type --task=NAME, such as --task=retrieval."
+        ) from error
     for name, example in needed.items():
         if not fv[name].value:
             raise ConfigError(f"--{name} is missing: type {example}")
     for name in written:
-        path = fv[name].value
-        if path and not Path(path).expanduser().parent.is_dir():
-            raise ConfigError(f"--{name}={path}: there is no such folder; make it.")
-        if path and Path(path).expanduser().is_dir():
-            raise ConfigError(f"--{name}={path} is a folder; type a file in it")
+        if fv[name].value:
+            check_output_file(name, fv[name].value, read_paths(fv), in_place=True)
+
+
+def read_paths(fv: flags.FlagValues) -> list[str]:
+    """Return the files that the arguments name: those of sets, and a dictionary."""
+    given = {name: fv[name].value for name in ("gold", "files", "dev", "dictionary") if name in fv}
+    paths = [given["dictionary"]] if given.get("dictionary") else []
+    for spec in given.get("gold", []):
+        paths += spec.split(",")[1:]
+    for spec in [*given.get("files", []), *given.get("dev", [])]:
+        files = spec.partition("=")[2]
+        paths += [files] if Path(files).expanduser().is_file() else files.split(",")
+    return [path for path in paths if path]
 
 
 def whole_path(path: str | None) -> str:

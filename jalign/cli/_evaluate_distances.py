@@ -30,7 +30,7 @@ def _parse(argv: Sequence[str]) -> flags.FlagValues:
     flags.DEFINE_integer("seed", 0, "of the unrelated words", 0, flag_values=fv)
     flags.DEFINE_bool("skip_long", False, "leave out pairs longer than a row", flag_values=fv)
     needed = {"model": "--model=DIR", "gold": "--gold=SRC-TRG,BITEXT,LINKS, once per set"}
-    parse_checked(fv, argv, needed, ("output", "histograms"))
+    parse_checked(fv, argv, needed, ("output", "histograms"), about=__doc__)
     return fv
 
 

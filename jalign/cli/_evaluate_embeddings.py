@@ -30,7 +30,7 @@ def _parse(argv: Sequence[str]) -> flags.FlagValues:
         "languages", [], "numbers of the two language embeddings to add", flag_values=fv
     )
     example = "--model=DIR --dictionary=FILE"
-    parse_checked(fv, argv, {"model": example, "dictionary": example})
+    parse_checked(fv, argv, {"model": example, "dictionary": example}, about=__doc__)
     if not all(number.isdigit() for number in fv.languages):
         raise ConfigError(f"--languages={','.join(fv.languages)}: need two numbers, such as 0,1")
     return fv

@@ -16,8 +16,9 @@ from absl import flags
 
 from jalign.align.search import nearest_both
 from jalign.cli._evaluate import say
+from jalign.cli._evaluate_tasks import PREDICTED
 from jalign.data.tasks.pairs import Bucc, read, read_bucc
-from jalign.errors import AbsentFiles, ConfigError
+from jalign.errors import AbsentFiles, BadData, ConfigError
 from jalign.evals._averages import average
 from jalign.metrics.bitext_f1 import above, best_threshold, bitext_f1, distinct_rows, scores_by_id
 from jalign.metrics.retrieval import SCORINGS, mine, retrieve_both
@@ -59,9 +60,9 @@ def _say_counts(name: str, counts: Counter) -> None:
         say(f"{name}: {num:,} x {reason}")
 
 
-def _write(fv: flags.FlagValues, task: str, lang: str, lines: Sequence[str]) -> None:
+def _write(fv: flags.FlagValues, lang: str, lines: Sequence[str]) -> None:
     if fv.predictions:
-        folder = Path(fv.predictions).expanduser() / task
+        folder = Path(fv.predictions).expanduser() / PREDICTED[fv.task]
         folder.mkdir(parents=True, exist_ok=True)
         text = "".join(line + "\n" for line in lines)
         (folder / f"test-{lang}.tsv").write_text(text, encoding="utf-8")
@@ -90,6 +91,8 @@ def retrieve_sets(fv: flags.FlagValues, embed: Embed) -> list[Result]:
     for (src, trg), files in (split_set(spec, 2) for spec in present_sets(fv.files, 2)):
         counts: Counter = Counter()
         pairs = list(read(*files, counts=counts))
+        if not pairs:
+            raise BadData(f"{files[0]}: no line in it; need a sentence per line")
         _say_counts(f"{src}-{trg}", counts)
         src_ND, trg_ND = (embed([pair[side] for pair in pairs]) for side in (0, 1))
         right = np.arange(len(pairs))
@@ -101,7 +104,7 @@ def retrieve_sets(fv: flags.FlagValues, embed: Embed) -> list[Result]:
                     Result(f"retrieval/{scoring}", name, "accuracy", accuracy, len(pairs))
                 )
             if scoring == fv.scorings[0]:
-                _write(fv, "tatoeba", src, [str(i) for i in back.tolist()])
+                _write(fv, src, [str(i) for i in back.tolist()])
     return [*results, *average(results, min)]
 
 
@@ -125,7 +128,7 @@ def mine_sets(fv: flags.FlagValues, embed: Embed) -> list[Result]:
         score, name = bitext_f1(found, test[0].gold), "-".join(langs)
         for metric in ("precision", "recall", "f1"):
             results.append(Result("bucc", name, metric, getattr(score, metric), score.support))
-        _write(fv, "bucc2018", langs[0], ["\t".join(pair) for pair in sorted(found)])
+        _write(fv, langs[0], ["\t".join(pair) for pair in sorted(found)])
     return [*results, *average(results, min)] if len(tests) > 1 else results
 
 
@@ -134,6 +137,9 @@ def _mine(
 ) -> tuple[Bucc, dict[Any, float]]:
     counts: Counter = Counter()
     data = read_bucc(*files, counts=counts)
+    for path, found in zip(files, (data.src.ids, data.trg.ids, data.gold), strict=True):
+        if not found:
+            raise BadData(f"{path}: no line in it; need lines of id, tab, and a sentence or an id")
     vectors = [
         embed([side.texts[row] for row in distinct_rows(side.texts).tolist()])
         for side in (data.src, data.trg)

@@ -17,10 +17,12 @@ from jalign.cli._evaluate import (
     asked_task,
     define_shared,
     parse_checked,
+    read_paths,
     say,
     show,
     whole_path,
 )
+from jalign.cli._output import check_output_folder, is_same
 from jalign.cli._scores import table
 from jalign.cli.align import read_step
 from jalign.errors import ConfigError
@@ -32,6 +34,7 @@ FILES = dict.fromkeys(LABELLED, "LANG=FILE") | {
     "bucc": "SRC-TRG=FILE,FILE,GOLD",
 }
 TASKS = tuple(FILES)
+PREDICTED = {"retrieval": "tatoeba", "bucc": "bucc2018"}  # their folders; the others' is --name
 _DEFAULT_STEP = {True: " (best where one is kept, else the newest)", False: " (the newest)"}
 POOLING = ("mean", "cls", "pooler")
 
@@ -50,7 +53,16 @@ def _parse(argv: Sequence[str]) -> flags.FlagValues:
     else:
         _define_retrieval(fv, task)
     files = f"--files={FILES.get(task, '')}, once per set"
-    parse_checked(fv, argv, {"model": "--model=DIR", "files": files})
+    parse_checked(fv, argv, {"model": "--model=DIR", "files": files}, about=__doc__)
+    if fv.predictions:
+        folder = check_output_folder("predictions", fv.predictions)
+        folder = check_output_folder("predictions", str(folder / (PREDICTED.get(task) or fv.name)))
+        for path in map(Path, read_paths(fv)):
+            if path.name.startswith("test-") and is_same(path.parent, folder):
+                raise ConfigError(
+                    f"--predictions={fv.predictions}: predictions are written where {path} lies; "
+                    "type another folder"
+                )
     return fv
 
 
@@ -88,7 +100,8 @@ def _define_retrieval(fv: flags.FlagValues, task: str) -> None:
             flag_values=fv,
         )  # fmt: skip
         margins = ("ratio", "distance", "absolute")
-        flags.DEFINE_enum("margin", margins[0], margins, "", flag_values=fv)
+        said = "cosine over, or less, that of the neighbours; or the cosine itself"
+        flags.DEFINE_enum("margin", margins[0], margins, said, flag_values=fv)
     else:
         flags.DEFINE_list(
             "scorings", ["cosine", "csls", "ratio"], "some of cosine, csls, ratio, distance",

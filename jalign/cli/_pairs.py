@@ -55,12 +55,6 @@ class Scan(NamedTuple):
     sha256: str
 
 
-def underscored(arg: str) -> str:
-    """Let --on-overflow=x stand for --on_overflow=x."""
-    name, equals, value = arg.partition("=")
-    return "--" + name[2:].replace("-", "_") + equals + value if arg[:2] == "--" else arg
-
-
 def find_bitext(path: str | None, source: str | None, target: str | None, kind: str) -> Bitext:
     """Check which of --input, --source and --target were given, and that the files are there.
 

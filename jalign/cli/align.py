@@ -20,7 +20,8 @@ from typing import Any
 from absl import flags
 
 from jalign.cli._flags import parse
-from jalign.cli._pairs import FORMATS, Bitext, Scan, find_bitext, read_pairs, scan, underscored
+from jalign.cli._output import check_output_file
+from jalign.cli._pairs import FORMATS, Bitext, Scan, find_bitext, read_pairs, scan
 from jalign.errors import BadData, ConfigError
 
 SAY_EVERY_S = 5.0
@@ -93,27 +94,12 @@ def _parse(argv: list[str]) -> flags.FlagValues:
         ("words", "words instead of numbers: house<sep>maison"),
     ):
         flags.DEFINE_bool(name, False, said, flag_values=fv)
-    parse(fv, "align", [underscored(arg) for arg in argv])
+    parse(fv, "align", argv)
     if not fv.model:
         raise ConfigError("--model is missing: type --model=DIR")
     if fv.pretokenized and fv.unit == "char":
         raise ConfigError("--pretokenized has its words already: leave out --unit=char")
     return fv
-
-
-def _find_output(path: str, bitext: Bitext) -> Path:
-    """Check that a file can be written there: it is renamed to that name when all is done."""
-    output = Path(path).expanduser()
-    if not output.parent.is_dir():
-        raise ConfigError(f"--output={path}: there is no folder {output.parent}; make it.")
-    if output.exists() and not output.is_file():
-        raise ConfigError(
-            f"--output={path} is no plain file; leave --output out for standard output, or type "
-            "another name"
-        )
-    if output.resolve() in [Path(p).resolve() for p in bitext.paths]:
-        raise ConfigError(f"--output={path} is the input; type another name")
-    return output
 
 
 def _say(line: str) -> None:
@@ -126,7 +112,7 @@ def main(argv: list[str]) -> int:
     fv = _parse(argv)
     step, strict = read_step(fv), fv.on_error == "strict"
     bitext = find_bitext(fv.input, fv.source, fv.target, fv.format)
-    output = _find_output(fv.output, bitext) if fv.output else None
+    output = check_output_file("output", fv.output, bitext.paths) if fv.output else None
     if bitext.paths == ("-",) and sys.stdin.isatty():
         _say("one pair per line, from the keyboard: source, tab, target; Ctrl-D ends")
     found = scan(bitext, strict)

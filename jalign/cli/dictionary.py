@@ -15,7 +15,7 @@ from typing import Any
 from absl import flags
 
 from jalign.cli._flags import parse
-from jalign.cli._pairs import underscored
+from jalign.cli._output import check_output_file
 from jalign.errors import ConfigError
 
 SAMPLE = 20_000  # records of each source whose words a dictionary is compared with
@@ -31,7 +31,7 @@ def _parse(argv: Sequence[str]) -> flags.FlagValues:
     ):
         flags.DEFINE_string(name, None, said, flag_values=fv)
     flags.DEFINE_list("langs", [], "source and target language", flag_values=fv)
-    flags.DEFINE_enum("case", "keep", ("keep", "lower", "fold"), "", flag_values=fv)
+    flags.DEFINE_enum("case", "keep", ("keep", "lower", "fold"), "of words", flag_values=fv)
     flags.DEFINE_bool("swap", False, "the file has the target first", flag_values=fv)
     flags.DEFINE_bool("identical", True, "keep entries of equal sides", flag_values=fv)
     flags.DEFINE_bool("try_title", False, "take Haus for haus where that is one piece",
@@ -41,7 +41,7 @@ def _parse(argv: Sequence[str]) -> flags.FlagValues:
     flags.DEFINE_integer("max_pairs", 1_000_000, "different pairs kept", 1, flag_values=fv)
     flags.DEFINE_float("rate", 1.0, "share of the source words to train on", 0, 1, flag_values=fv)
     flags.DEFINE_integer("seed", 0, "of that share", 0, flag_values=fv)
-    parse(fv, "dictionary", [underscored(arg) for arg in argv])
+    parse(fv, "dictionary", argv)
     for name in ("input", "output"):
         if not fv[name].value:
             raise ConfigError(f"--{name} is missing: type --{name}=FILE")
@@ -55,6 +55,7 @@ def _parse(argv: Sequence[str]) -> flags.FlagValues:
 def main(argv: list[str]) -> int:
     """Run the command; return its exit code."""
     fv = _parse(argv)
+    output = check_output_file("output", fv.output, [fv.input])
     # Heavy imports wait until the arguments are known to be good.
     from jalign.data.dictionary import ReadOptions, read_dictionary
     from jalign.data.id_pairs import IdPairs, write_id_pairs
@@ -81,7 +82,7 @@ def main(argv: list[str]) -> int:
         pairs = pairs.split(fv.rate, seed=fv.seed)
     if not pairs.train_N.any():
         raise ConfigError(f"--rate={fv.rate}: no pair is left for training; type more")
-    write_id_pairs(fv.output, pairs)
+    write_id_pairs(output, pairs)
     _say(_coverage(found, pairs))
     return 0
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from jalign.cli._flags import parse
-from jalign.cli._pairs import underscored
+from jalign.cli._output import check_output_file
 from jalign.cli.align import read_step
 from jalign.data.files import MAX_LINE_BYTES, read_lines
 from jalign.errors import BadData, ConfigError, UserError
@@ -55,7 +55,7 @@ def _parse(argv: list[str]) -> flags.FlagValues:
         "layer", -1, "-1 the last, 0 the embeddings, k after layer k", -1, flag_values=fv
     )
     flags.DEFINE_bool("normalize", False, "scale every vector to length 1", flag_values=fv)
-    parse(fv, "embed", [underscored(arg) for arg in argv])
+    parse(fv, "embed", argv)
     for name, what in (("model", "DIR"), ("output", "F.npy")):
         if not fv[name].value:
             raise ConfigError(f"--{name} is missing: type --{name}={what}")
@@ -138,9 +138,7 @@ def main(argv: list[str]) -> int:
     """Run the command; return its exit code."""
     fv = _parse(argv)
     step = read_step(fv)
-    output = Path(fv.output).expanduser()
-    if not output.parent.is_dir():
-        raise ConfigError(f"--output={fv.output}: there is no folder {output.parent}; make it.")
+    output = check_output_file("output", fv.output, [fv.input])
     path = fv.input if fv.input == "-" else str(Path(fv.input).expanduser())
     scan = scan_file(path)
     # Heavy imports wait until the arguments and the input are known to be good.

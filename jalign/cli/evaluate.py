@@ -1,8 +1,16 @@
 """Score an encoder: word alignment, tagging, classification, QA, retrieval, mining, distances.
 
-`--task` says what, and `jalign evaluate --task=NAME --help` its flags. This file is word alignment,
-the default: AER, precision, recall, F1 by layer and method. In: `--gold`, once per set:
-NAME,BITEXT,LINKS[,base=1], or NAME,SOURCE,TARGET,LINKS, or NAME,THREE_COLUMNS (see
+In: `--model`, and by task (`jalign evaluate --task=NAME --help` shows all flags of one):
+
+  word alignment                          --gold=NAME,BITEXT,LINKS
+  --task=tagging, classification, qa      --files=LANG=FILE, --predictions=DIR
+  --task=retrieval                        --files=SRC-TRG=FILE,FILE
+  --task=bucc                             --files=SRC-TRG=FILE,FILE,GOLD, --dev as --files
+  --task=distances                        --gold=SRC-TRG,BITEXT,LINKS, --histograms=FILE
+  --task=embedding_alignment              --dictionary=FILE
+
+This file is word alignment, the default: AER, precision, recall, F1 by layer and method. `--gold`,
+once per set, is NAME,BITEXT,LINKS[,base=1], or NAME,SOURCE,TARGET,LINKS, or NAME,THREE_COLUMNS (see
 jalign/evals/_gold.py). Out: tables on standard output, and with `--output` a JSON line per score.
 `--save-best` stores the best layer and method in the model folder, where `jalign align` takes them
 from.
@@ -45,7 +53,7 @@ def _parse(argv: list[str]) -> flags.FlagValues:
                       flag_values=fv)  # fmt: skip
     flags.DEFINE_string("output", None, "results.jsonl to write", flag_values=fv)
     needed = {"model": "--model=DIR", "gold": "--gold=NAME,BITEXT,LINKS, once per set"}
-    parse_checked(fv, argv, needed)
+    parse_checked(fv, argv, needed, about=__doc__)
     if fv.all_layers and fv.layers:
         raise ConfigError("type --all-layers or --layers=K,K, not both")
     if not all(re.fullmatch("-?[0-9]+", layer) for layer in fv.layers):

@@ -12,6 +12,7 @@ from pathlib import Path
 from absl import flags
 
 from jalign.cli._flags import parse
+from jalign.cli._output import check_output_folder
 from jalign.errors import ConfigError
 
 
@@ -42,18 +43,22 @@ def main(argv: list[str]) -> int:
     flags.DEFINE_integer(
         "max_shard_mb", 5120, "size at which to go on in another file", 1, flag_values=fv
     )
-    flags.DEFINE_bool("overwrite", False, "replace what is in --output", flag_values=fv)
+    flags.DEFINE_bool(
+        "overwrite", False, "replace what export or import wrote there", flag_values=fv
+    )
     parse(fv, "export", argv)
     for name in ("input", "output"):
         if not fv[name].value:
             raise ConfigError(f"--{name} is missing: type --{name}=DIR")
     if fv.step is not None and fv.step != "best" and not fv.step.isdigit():
         raise ConfigError(f"--step={fv.step}: need a number, or best")
+    output = check_output_folder("output", fv.output, [fv.input], whole=True)
+    # Heavy imports wait until the arguments are known to be good.
     from jalign.train.convert import export_folder
 
     export_folder(
         Path(fv.input).expanduser(),
-        Path(fv.output).expanduser(),
+        output,
         lambda line: sys.stderr.write(f"export: {line}\n"),
         step=int(fv.step) if fv.step and fv.step.isdigit() else fv.step,
         dtype=fv.dtype,

@@ -13,6 +13,7 @@ from pathlib import Path
 from absl import flags
 
 from jalign.cli._flags import parse
+from jalign.cli._output import check_output_folder
 from jalign.errors import ConfigError
 
 
@@ -27,16 +28,20 @@ def main(argv: list[str]) -> int:
     flags.DEFINE_bool(
         "unverified", False, "import though there is nothing to compare with", flag_values=fv
     )
-    flags.DEFINE_bool("overwrite", False, "replace what is in --output", flag_values=fv)
+    flags.DEFINE_bool(
+        "overwrite", False, "replace what export or import wrote there", flag_values=fv
+    )
     parse(fv, "import", argv)
     for name in ("input", "output"):
         if not fv[name].value:
             raise ConfigError(f"--{name} is missing: type --{name}=DIR")
+    output = check_output_folder("output", fv.output, [fv.input], whole=True)
+    # Heavy imports wait until the arguments are known to be good.
     from jalign.train.convert import import_folder
 
     import_folder(
         Path(fv.input).expanduser(),
-        Path(fv.output).expanduser(),
+        output,
         lambda line: sys.stderr.write(f"import: {line}\n"),
         tolerance=fv.tolerance,
         unverified=fv.unverified,

@@ -7,11 +7,11 @@ In: `--data`, a folder of `jalign prepare`. Out: `--output`, one file per pair s
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from absl import flags
 
 from jalign.cli._flags import parse
+from jalign.cli._output import check_output_folder
 from jalign.errors import ConfigError
 
 
@@ -24,11 +24,13 @@ def main(argv: list[str]) -> int:
     for name in ("data", "output"):
         if not fv[name].value:
             raise ConfigError(f"--{name} is missing: type --{name}=DIR")
+    output = check_output_folder("output", fv.output, [fv.data])
+    # Heavy imports wait until the arguments are known to be good.
     from jalign.data.lexicon import save_lexicon
     from jalign.data.lexicon_em import train_lexicon
     from jalign.data.records import open_source, read_manifest
 
-    manifest, output = read_manifest(fv.data), Path(fv.output)
+    manifest = read_manifest(fv.data)
     sources = [s for s in manifest.sources if s.stream == "pair" and "train" in s.splits]
     if not sources:
         raise ConfigError(f"{fv.data} has no pairs to train a lexicon on")

@@ -16,7 +16,7 @@ from typing import Any
 from absl import flags
 
 from jalign.cli._flags import parse
-from jalign.cli._pairs import underscored
+from jalign.cli._output import check_output_folder
 from jalign.cli.align import METHODS, OPTIONS, define_options, read_step
 from jalign.errors import ConfigError
 
@@ -37,7 +37,7 @@ def _parse(argv: list[str]) -> flags.FlagValues:
         "layer", None, "-1 the last, 0 the embeddings, k after layer k (2/3 of them)", -1,
         flag_values=fv,
     )  # fmt: skip
-    parse(fv, "links", [underscored(arg) for arg in argv])
+    parse(fv, "links", argv)
     for name in ("data", "output"):
         if not fv[name].value:
             raise ConfigError(f"--{name} is missing: type --{name}=DIR")
@@ -53,10 +53,11 @@ def main(argv: list[str]) -> int:
     """Run the command; return its exit code."""
     fv = _parse(argv)
     step = read_step(fv)
+    output = check_output_folder("output", fv.output, [fv.data])
     # Heavy imports wait until the arguments are known to be good.
     from jalign.data.records import read_manifest
 
-    manifest, output = read_manifest(fv.data), Path(fv.output).expanduser()
+    manifest = read_manifest(fv.data)
     sources = [s for s in manifest.sources if s.stream == "pair" and "train" in s.splits]
     if not sources:
         raise ConfigError(f"{fv.data} has no pairs to link")

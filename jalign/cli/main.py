@@ -11,14 +11,18 @@ import errno
 import importlib.metadata
 import os
 import pkgutil
+import re
 import sys
+import traceback
 from pathlib import Path
 
 from jalign import cli, plugin
 from jalign.cli._memory import use_huge_pages
 from jalign.errors import UserError
 
+AGREED = (0, 130, 143)  # exit codes that all processes of a job end with together
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+NOT_THERE = (errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM)
 USAGE = """usage: jalign COMMAND [--flag=value …]
 
 {summary}
@@ -93,17 +97,49 @@ def main(argv: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if error.errno not in NO_ROOM:
+        if error.errno in NO_ROOM:
+            where = f" ({error.filename})" if error.filename else ""
+            sys.stderr.write(
+                f"jalign: {error.strerror}{where}: make room, or writable, and run it again\n"
+            )
+            return 1
+        if not _is_named(error, argv):
             raise
-        where = f" ({error.filename})" if error.filename else ""
-        sys.stderr.write(
-            f"jalign: {error.strerror}{where}: make room, or writable, and run it again\n"
-        )
-        return 1
+        sys.stderr.write(f"jalign: {error.filename}: {error.strerror}; correct the argument\n")
+        return 2
+
+
+def _is_named(error: OSError, argv: list[str]) -> bool:
+    """Tell whether an argument names the very file that is not there or not to be opened: of any
+    other, even one in a folder that was named, the fault may be ours.
+    """
+    if error.errno not in NOT_THERE or not isinstance(error.filename, str):
+        return False
+    named = {path for arg in argv for path in (arg, arg.partition("=")[2], *re.split("[=,]", arg))}
+    places = {os.path.abspath(os.path.expanduser(path)) for path in named if path}
+    return os.path.abspath(error.filename) in places
 
 
 def run() -> None:
     """Run as the console script `jalign`."""
     if sys.argv[1:2] in (["pretrain"], ["finetune"]):
         use_huge_pages()
-    sys.exit(main(sys.argv[1:]))
+    try:
+        code = main(sys.argv[1:])
+    except Exception:
+        if not _is_one_of_several():
+            raise
+        traceback.print_exc()
+        code = 1
+    if code not in AGREED and _is_one_of_several():
+        # As Python ends, JAX waits five minutes for the others, who wait for this process, and
+        # then aborts with an exit code that hides the real one.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _is_one_of_several() -> bool:
+    jax = sys.modules.get("jax")
+    return bool(jax) and jax.distributed.is_initialized() and jax.process_count() > 1

@@ -18,7 +18,7 @@ from typing import Any
 from absl import flags
 
 from jalign.cli._flags import parse
-from jalign.cli._pairs import underscored
+from jalign.cli._output import check_output_file, check_output_folder, is_same
 from jalign.cli.align import read_step
 from jalign.cli.embed import OVERFLOW, POOLING
 from jalign.data.text_store import TextStore, store_texts
@@ -58,16 +58,22 @@ def _parse(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_bool("dedup", True, "take a repeated sentence once", flag_values=fv)
     flags.DEFINE_bool("ids", False, "lines are id, tab, sentence; write ids", flag_values=fv)
     flags.DEFINE_bool("keep", False, "keep vectors and search for another run", flag_values=fv)
-    parse(fv, "mine", [underscored(arg) for arg in argv])
+    parse(fv, "mine", argv)
     for name, what in (("model", "DIR"), ("src", "FILE"), ("trg", "FILE"), ("output", "FILE.tsv")):
         if not fv[name].value:
             raise ConfigError(f"--{name} is missing: type --{name}={what}")
-    output = Path(fv.output).expanduser()
-    if not output.parent.is_dir():
-        raise ConfigError(f"--output={fv.output}: there is no folder {output.parent}; make it.")
-    if output.is_dir():
-        raise ConfigError(f"--output={fv.output} is a folder; type a file in it")
     return fv
+
+
+def _places(fv: flags.FlagValues) -> tuple[Path, Path]:
+    """Return the file to write and the folder of the work. Raises: ConfigError."""
+    inputs = [fv.src, fv.trg]
+    output = check_output_file("output", fv.output, inputs)
+    folder = check_output_folder("output", f"{output}.work")
+    for path in inputs:
+        if is_same(Path(path).expanduser().parent, folder):
+            raise ConfigError(f"--output={fv.output}: {path} lies in {folder}; type another name")
+    return output, folder
 
 
 def _say(line: str) -> None:
@@ -101,8 +107,7 @@ def main(argv: list[str]) -> int:
     """Run the command; return its exit code."""
     fv, start = _parse(argv), time.monotonic()
     step = read_step(fv)
-    output = Path(fv.output).expanduser()
-    folder = output.with_name(output.name + ".work")
+    output, folder = _places(fv)
     stores = _store(fv, folder)
     for store in stores:
         for reason, num in store.counts.items():

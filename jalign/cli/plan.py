@@ -13,7 +13,7 @@ import sys
 
 from absl import flags
 
-from jalign.cli._flags import define_config, parse, read_config
+from jalign.cli._flags import parse, read_config
 from jalign.errors import ConfigError
 
 DOES_NOT_FIT = 2
@@ -22,7 +22,6 @@ DOES_NOT_FIT = 2
 def main(argv: list[str]) -> int:
     """Run the command; return its exit code."""
     fv = flags.FlagValues()
-    define_config(fv)
     flags.DEFINE_string(
         "topology", None, "v5e:16x16, v5p:4x4x4, v6e:8x8, h100:8x2 (GPUs x nodes), h200:8x2",
         flag_values=fv,
@@ -37,7 +36,7 @@ def main(argv: list[str]) -> int:
         flag_values=fv,
     )  # fmt: skip
     flags.DEFINE_bool("json", False, "write JSON", flag_values=fv)
-    parse(fv, "plan", argv)
+    parse(fv, "plan", argv, config=True)
     if not fv.topology:
         raise ConfigError("--topology is missing: type --topology=v5e:16x16, or h100:8x2")
     set_environment(fv.topology)

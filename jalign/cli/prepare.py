@@ -10,12 +10,14 @@ from pathlib import Path
 
 from absl import flags
 
+from jalign.cli._flags import parse
+from jalign.cli._output import check_output_folder
 from jalign.data.prepare import prepare
 from jalign.data.prepare_steps import Options
 from jalign.data.records import Manifest
 from jalign.errors import UserError
 
-_HELP = """usage: jalign prepare --output=DIR --corpus=FORMAT,... [--corpus=...] --vocab_size=N
+_ABOUT = """In: --output=DIR --corpus=FORMAT,... [--corpus=...] --vocab_size=N or --tokenizer=FOLDER
 
 Validates the corpora, trains a SentencePiece tokenizer (or takes a Hugging Face folder), and writes
 a TFDS dataset of ArrayRecord files with a manifest. Formats of --corpus (.gz, .xz, .zst as well):
@@ -50,37 +52,23 @@ def _define(values: flags.FlagValues) -> None:
     )  # fmt: skip
 
 
-def _parse(argv: list[str]) -> tuple[Options, dict[str, str]] | None:
-    """Turn arguments into options and where to run; None after --help."""
+def _parse(argv: list[str]) -> tuple[Options, dict[str, str]]:
+    """Turn arguments into options and where to run."""
     values = flags.FlagValues()
     _define(values)
-    if "--help" in argv or "-h" in argv:
-        sys.stdout.write(_HELP.format(formats=_formats()) + "\n" + values.main_module_help())
-        sys.stdout.write("\n".join(f"  {line}" for line in _flag_lines(values)) + "\n")
-        return None
-    try:
-        rest = values(["prepare", *(_underscored(arg) for arg in argv)])[1:]
-    except flags.Error as error:
-        raise UserError(f"{error} 'jalign prepare --help' lists the flags.") from error
-    if rest:
-        raise UserError(f"unexpected {rest[0]!r}; corpora are given as --corpus=FORMAT,...")
+    parse(values, "prepare", argv, about=_ABOUT.format(formats=_formats()))
     if not values.output:
         raise UserError("--output is missing; type --output=DIR.")
     if (values.vocab_size is None) == (values.tokenizer is None):
         raise UserError("type either --vocab_size=N, to train a tokenizer, or --tokenizer=FOLDER.")
     given = values.flag_values_dict()
     names = {n: given[n] for n in Options.__dataclass_fields__ if n in given}
-    names |= {"output": Path(values.output), "corpora": tuple(values.corpus)}
+    output = Path(values.output).expanduser()
+    if values.overwrite or not (output / "manifest.json").is_file():  # else nothing is written
+        check_output_folder("output", values.output, whole=True)
+    names |= {"output": output, "corpora": tuple(values.corpus)}
     names["tokenizer"] = Path(values.tokenizer) if values.tokenizer else None
     return Options(**names), {n: given[n] for n in ("runner", "beam_options")}
-
-
-def _underscored(arg: str) -> str:
-    """Let --on-error=x stand for --on_error=x."""
-    name, equals, value = arg.partition("=")
-    return (
-        name.replace("-", "_").replace("__", "--", 1) + equals + value if arg[:2] == "--" else arg
-    )
 
 
 def _formats() -> str:
@@ -88,12 +76,6 @@ def _formats() -> str:
 
     modules = [plugin.load("data/corpora", n) for n in plugin.available("data/corpora")]
     return "\n".join(f"  {m.USAGE}" for m in modules if hasattr(m, "parts"))
-
-
-def _flag_lines(values: flags.FlagValues) -> Iterator[str]:
-    for name in sorted(values):
-        if values[name].help and name not in ("help", "helpfull", "helpshort", "helpxml"):
-            yield f"--{name}: {values[name].help} (default: {values[name].default})"
 
 
 def _progress(line: str) -> None:
@@ -133,10 +115,7 @@ def _reasons(counts: dict[str, int]) -> str:
 
 def main(argv: list[str]) -> int:
     """Run the command; raises UserError (2) for arguments and BadData (3) for files."""
-    parsed = _parse(argv)
-    if parsed is None:
-        return 0
-    options, where = parsed
+    options, where = _parse(argv)
     start = time.monotonic()
     manifest, already = prepare(options, _progress, **where)
     if already:

@@ -9,6 +9,7 @@ base_tokenizer/ (the original alone, for other transformations: `--tokenizer`) a
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import sys
@@ -19,10 +20,12 @@ from typing import Any
 from absl import flags
 
 from jalign.cli._flags import parse
-from jalign.cli._pairs import underscored
+from jalign.cli._output import check_output_folder, is_same
 from jalign.errors import ConfigError
 
 KINDS = ("text", "conllu", "ner", "nli", "qa")
+TOKENIZERS = ("base_tokenizer", "tokenizer")
+Files = dict[str, list[tuple[str, Path]]]  # by kind: names and paths
 
 
 def _parse(argv: Sequence[str]) -> flags.FlagValues:
@@ -47,7 +50,7 @@ def _parse(argv: Sequence[str]) -> flags.FlagValues:
     flags.DEFINE_float("overlap", 0.0, "share of ids not shifted", 0, 1, flag_values=fv)
     flags.DEFINE_integer("seed", 0, "of whatever is drawn", 0, flag_values=fv)
     flags.DEFINE_bool("raw", False, "text with marks attached to its words", flag_values=fv)
-    parse(fv, "synthetic", [underscored(arg) for arg in argv])
+    parse(fv, "synthetic", argv)
     for name in ("transformation", "output"):
         if not fv[name].value:
             raise ConfigError(f"--{name} is missing: type --transformation=trans+inv --output=DIR")
@@ -67,33 +70,85 @@ def _parse(argv: Sequence[str]) -> flags.FlagValues:
 def main(argv: list[str]) -> int:
     """Run the command; return its exit code."""
     fv = _parse(argv)
-    # Heavy imports wait until the arguments are known to be good.
     from jalign.data.languages import normalize_tag
-    from jalign.data.synthetic.folder import WRITERS, Derivation
 
-    stages = fv.transformation.split("+")
     src = normalize_tag(fv.lang)
-    trg = normalize_tag(fv.derived or "-".join([src, "x", *stages]))
+    trg = normalize_tag(fv.derived or "-".join([src, "x", *fv.transformation.split("+")]))
     if src == trg:
         raise ConfigError(f"--derived={trg} is --lang: name the derived language differently")
     files = {kind: [_named(spec, kind) for spec in fv[kind].value] for kind in KINDS}
-    output = Path(fv.output).expanduser()
-    transform = _transformation(fv, [stage for stage in stages if stage != "trans"])
+    output = _check_output(fv, files, (src, trg))
+    # Heavy imports wait until the arguments are known to be good.
+    transform = _transformation(fv)
     output.mkdir(parents=True, exist_ok=True)
-    script = _write_vocabulary(fv, output, files, (src, trg)) if "trans" in stages else None
+    partial = output / ".partial"
+    shutil.rmtree(partial, ignore_errors=True)  # left by a command that was killed
+    partial.mkdir()
+    try:
+        _derive(fv, transform, files, (src, trg), partial)
+        _move(partial, output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return 0
+
+
+def _check_output(fv: flags.FlagValues, files: Files, langs: tuple[str, str]) -> Path:
+    """Check that nothing is replaced that is read."""
+    from jalign.data.synthetic.folder import WRITERS
+
+    output = check_output_folder("output", fv.output)
+    if fv.tokenizer:
+        tokenizer = Path(fv.tokenizer).expanduser().resolve()
+        for place in ((output / name).resolve() for name in TOKENIZERS):
+            if place in (tokenizer, *tokenizer.parents):
+                raise ConfigError(
+                    f"--tokenizer={fv.tokenizer} would be replaced; type another --output, or copy "
+                    "the tokenizer"
+                )
+    read = [path for named in files.values() for _, path in named]
+    read += [fv[name].value for name in ("source_trees", "target_trees") if fv[name].value]
+    for kind, named in ((kind, named) for kind, named in files.items() if named):
+        check_output_folder("output", str(output / kind))
+        for (name, _), lang in itertools.product(named, langs):
+            place = output / kind / f"{name}.{lang}.{WRITERS[kind][1]}"
+            if place.is_dir() or any(is_same(path, place) for path in read):
+                raise ConfigError(f"{place} would be replaced; type another --output")
+    return output
+
+
+def _derive(
+    fv: flags.FlagValues, transform: Any, files: Files, langs: tuple[str, str], folder: Path
+) -> None:
+    """Write all files into a folder."""
+    from jalign.data.synthetic.folder import WRITERS, Derivation
+
+    stages = fv.transformation.split("+")
+    script = _write_vocabulary(fv, folder, files, langs) if "trans" in stages else None
     how = Derivation(transform, script, fv.raw, "syn" in stages)
-    report: dict[str, Any] = {"transformation": fv.transformation, "langs": [src, trg]}
+    report: dict[str, Any] = {"transformation": fv.transformation, "langs": list(langs)}
     for kind, named in files.items():
         write, ending = WRITERS[kind]
         for name, path in named:
-            folder = output / kind
-            folder.mkdir(exist_ok=True)
-            places = [folder / f"{name}.{lang}.{ending}" for lang in (src, trg)]
+            (folder / kind).mkdir(exist_ok=True)
+            places = [folder / kind / f"{name}.{lang}.{ending}" for lang in langs]
             num = write(path, *places, how)
             report.setdefault("files", {})[f"{kind}/{name}"] = num
             sys.stdout.write(f"{kind}/{name}: {num:,} in {places[0].name} and {places[1].name}\n")
-    (output / "synthetic.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return 0
+    (folder / "synthetic.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def _move(partial: Path, output: Path) -> None:
+    """Put what is whole into its place; a tokenizer goes as one, files go one by one."""
+    for path in list(partial.iterdir()):
+        place = output / path.name
+        if path.name in KINDS:
+            place.mkdir(exist_ok=True)
+            for file in list(path.iterdir()):
+                file.replace(place / file.name)
+            continue
+        if path.is_dir():
+            shutil.rmtree(place, ignore_errors=True)
+        path.replace(place)
 
 
 def _named(spec: str, kind: str) -> tuple[str, Path]:
@@ -105,11 +160,12 @@ def _named(spec: str, kind: str) -> tuple[str, Path]:
     return name, Path(path).expanduser()
 
 
-def _transformation(fv: flags.FlagValues, stages: list[str]) -> Any:
+def _transformation(fv: flags.FlagValues) -> Any:
     """Make the transformation of the words."""
     from jalign.data.synthetic import Settings, Transformation, learn_order, make
     from jalign.data.synthetic.conllu import read_conllu
 
+    stages = [stage for stage in fv.transformation.split("+") if stage != "trans"]
     if not stages:
         return Transformation()
     orders = {}
@@ -120,25 +176,23 @@ def _transformation(fv: flags.FlagValues, stages: list[str]) -> Any:
 
 
 def _write_vocabulary(
-    fv: flags.FlagValues, output: Path, files: dict[str, list], langs: tuple[str, str]
+    fv: flags.FlagValues, folder: Path, files: Files, langs: tuple[str, str]
 ) -> Any:
     """Write the tokenizers and the dictionary; return the script of the derived language."""
     from jalign.data.id_pairs import write_id_pairs
     from jalign.data.synthetic import script
     from jalign.data.tokenizer import copy_tokenizer, train_tokenizer
 
-    base = output / "base_tokenizer"
-    for old in (base, output / "tokenizer"):
-        shutil.rmtree(old, ignore_errors=True)
+    base, both = (folder / name for name in TOKENIZERS)
     if fv.tokenizer:
         tokenizer = copy_tokenizer(fv.tokenizer, base)
     else:
         lines = (line for _, path in files["text"] for line in _lines(path))
         tokenizer = train_tokenizer(lines, base, fv.vocab_size, character_coverage=1.0)
     made = script.make_script(tokenizer, overlap=fv.overlap, seed=fv.seed)
-    doubled = script.double_tokenizer(base, output / "tokenizer")
+    doubled = script.double_tokenizer(base, both)
     pairs = script.dictionary_of(made, doubled, fv.rate, langs=langs, seed=fv.seed)
-    write_id_pairs(output / "dictionary.npz", pairs)
+    write_id_pairs(folder / "dictionary.npz", pairs)
     sys.stdout.write(
         f"tokenizer: {doubled.vocab_size:,} pieces of both languages; dictionary.npz: "
         f"{len(pairs):,} pairs, {pairs.train_N.sum():,} for training\n"

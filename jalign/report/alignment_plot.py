@@ -19,9 +19,7 @@ def draw(study: Study, path: Path) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise UserError(
-            "no picture: matplotlib is missing; type pip install 'jalign[plots]'"
-        ) from error
+        raise UserError("no picture: matplotlib is missing; type pip install matplotlib") from error
     tasks = [task for task in study.tasks if points(study.cells, task)]
     if not tasks:
         raise ConfigError("no picture: no cell has both an alignment and a transfer gap yet")

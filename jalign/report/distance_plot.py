@@ -58,9 +58,7 @@ def draw(study: Study, folder: Path, path: Path, *, kind: str = "relative") -> N
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise UserError(
-            "no picture: matplotlib is missing; type pip install 'jalign[plots]'"
-        ) from error
+        raise UserError("no picture: matplotlib is missing; type pip install matplotlib") from error
     found = read_histograms(folder)
     shown = [name for name in STATES if name in found]
     figure = Figure(figsize=(3.2 * len(shown), 9), layout="constrained")

@@ -91,7 +91,7 @@ def test_the_flags_offer_what_the_library_has():
         (["--model=m", "--input=nowhere"], "no file 'nowhere'; correct --input"),
         (["--model=m", "--source=pairs", "--target=."], "no file '.'; correct"),
         (["--model=m", "--input=pairs", "--output=no/links"], "there is no folder no; make it"),
-        (["--model=m", "--input=pairs", "--output=."], "--output=. is no plain file"),
+        (["--model=m", "--input=pairs", "--output=."], "--output=. is a folder; type a file in it"),
         (["--model=m", "--input=pairs", "--output=/dev/null"], "is no plain file"),
         (["--model=m", "--input=pairs", "--output=../here/pairs"], "is the input; type another"),
         (["--model=m", "--input=pairs", "--step=two"], "need a number, or best"),

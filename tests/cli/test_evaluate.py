@@ -259,7 +259,7 @@ def test_a_pair_longer_than_the_encoder_is_scored_in_windows(evaluate, tmp_path)
         (["--model=m", "--gold=a", "--methods="], "--methods is empty"),
         (["--model=m", "--gold=a", "--methods=max"], "--methods: max; need some of argmax"),
         (["--model=m", "--gold=a", "--methods=argmax", "--threshold=0.1"], "none of --methods"),
-        (["--model=m", "--gold=a", "--output=no/r"], "there is no such folder"),
+        (["--model=m", "--gold=a", "--output=no/r"], "there is no folder no; make it"),
         (["--model=m", "--gold=a", "--output=."], "is a folder; type a file in it"),
         (["--model=m", "--gold=a,text,links", "--gold=a,text,links"], "a name of its own"),
         (["--model=m", "--gold=avg,text,links"], "'avg' is taken"),

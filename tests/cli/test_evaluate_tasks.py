@@ -12,7 +12,7 @@ from jalign import config
 from jalign.cli._evaluate import asked_task
 from jalign.cli.evaluate import OTHERS, main
 from jalign.data.tasks import pairs as pair_files
-from jalign.errors import UserError
+from jalign.errors import BadData, UserError
 from jalign.inference.model import load
 from jalign.metrics.bitext_f1 import above, best_threshold, bitext_f1, scores_by_id
 from jalign.metrics.retrieval import mine, retrieve
@@ -91,6 +91,20 @@ def test_retrieval_is_scored_both_ways_by_every_scoring(base, tmp_path, argv):
     assert found["retrieval/cosine", "avg", "accuracy"] > 1 / 40
     written = [int(line) for line in (tmp_path / "p/tatoeba/test-de.tsv").read_text().split()]
     assert written == retrieve(vectors[1], vectors[0]).tolist()  # as XTREME: from English
+
+
+@pytest.mark.parametrize("task, num", [("retrieval", 2), ("bucc", 3)])
+def test_an_empty_file_is_bad_data_and_named(base, tmp_path, argv, task, num):
+    empty = write_texts(tmp_path / "empty", [])
+    src, trg, gold = write_bucc(tmp_path / "full", 7)
+    sets = [[empty, empty]] if num == 2 else [[empty, trg, gold], [src, empty, gold]]
+    sets += [[src, trg, empty]] if num == 3 else []
+    for files in sets:
+        if files[2:] == [gold]:  # no pair of sentences that are not there
+            files[2] = empty
+        with pytest.raises(BadData, match=f"{empty}: no line in it; need"):
+            main([f"--task={task}", f"--files=de-en={','.join(map(str, files))}", *argv])
+    assert not (tmp_path / "out").exists()
 
 
 def test_absent_pairs_are_said_and_the_others_scored(base, tmp_path, argv, capsys):

@@ -25,11 +25,8 @@ def base(tmp_path_factory):
     return write_tagging(tmp_path_factory.mktemp("tags"))
 
 
-def finetune(monkeypatch, config, *flags):
-    argv = ["finetune", f"--config={config}", *flags]
-    # ml_collections takes the overrides of a config from the process's own command line
-    monkeypatch.setattr("sys.argv", ["jalign", *argv])
-    return main(argv)
+def finetune(config, *flags):
+    return main(["finetune", f"--config={config}", *flags])
 
 
 def lines(path):
@@ -37,11 +34,9 @@ def lines(path):
 
 
 @pytest.mark.slow
-def test_seeds_are_runs_of_their_own_and_their_mean_and_spread_are_written(
-    base, tmp_path, monkeypatch, capsys
-):
+def test_seeds_are_runs_of_their_own_and_their_mean_and_spread_are_written(base, tmp_path, capsys):
     config, workdir = f"{CONFIG}:{base}", tmp_path / "runs"
-    assert finetune(monkeypatch, config, f"--workdir={workdir}", "--seeds=0,5") == 0
+    assert finetune(config, f"--workdir={workdir}", "--seeds=0,5") == 0
     out, err = capsys.readouterr()
     tests = {s: [r for r in lines(workdir / f"seed{s}") if "test" in r] for s in (0, 5)}
     joint = lines(workdir)
@@ -57,7 +52,7 @@ def test_seeds_are_runs_of_their_own_and_their_mean_and_spread_are_written(
     assert cell in out and "mean ± standard deviation of 2 seeds" in out
     assert json.loads((workdir / "seed5/config.json").read_text())["seed"] == 5
     # A third seed: the first two are not run again.
-    assert finetune(monkeypatch, config, f"--workdir={workdir}", "--seeds=0,5,1") == 0
+    assert finetune(config, f"--workdir={workdir}", "--seeds=0,5,1") == 0
     out, err = capsys.readouterr()
     assert err.count("finished at step 6") == 2 and err.count("done: 6 steps") == 1
     assert lines(workdir)[0]["seeds"] == [0, 5, 1]
@@ -76,14 +71,14 @@ def test_a_stop_ends_the_command_at_the_seed_it_is_at(base, tmp_path):
     assert process.returncode == 143 and not (tmp_path / "seed5").exists()
 
 
-def test_without_seeds_the_workdir_is_the_run(base, tmp_path, monkeypatch, capsys):
+def test_without_seeds_the_workdir_is_the_run(base, tmp_path, capsys):
     config = f"{CONFIG}:{base}"
-    assert finetune(monkeypatch, config, f"--workdir={tmp_path}", "--config.steps=2") == 0
+    assert finetune(config, f"--workdir={tmp_path}", "--config.steps=2") == 0
     out = capsys.readouterr().out
     tested = {(r["lang"], r["metric"]): r["value"] for r in lines(tmp_path) if "test" in r}
     assert f"{100 * tested['en', 'accuracy']:.1f}" in out and "±" not in out
     assert (tmp_path / "checkpoints/2").is_dir()
-    assert finetune(monkeypatch, config, f"--workdir={tmp_path}", "--seeds=1") == 2
+    assert finetune(config, f"--workdir={tmp_path}", "--seeds=1") == 2
     assert "holds a run of its own" in capsys.readouterr().err
 
 
@@ -96,15 +91,15 @@ def test_without_seeds_the_workdir_is_the_run(base, tmp_path, monkeypatch, capsy
         (("--workdir=w", "--config.init=nowhere"), "nowhere is no folder"),
     ],
 )
-def test_usage_errors_exit_2_and_say_what_to_type(base, monkeypatch, capsys, flags, message):
-    assert finetune(monkeypatch, f"{CONFIG}:{base}", *flags) == 2
+def test_usage_errors_exit_2_and_say_what_to_type(base, capsys, flags, message):
+    assert finetune(f"{CONFIG}:{base}", *flags) == 2
     assert message in capsys.readouterr().err
 
 
-def test_a_config_without_labelled_files_is_for_pretrain(tmp_path, monkeypatch, capsys):
+def test_a_config_without_labelled_files_is_for_pretrain(tmp_path, capsys):
     data = write_tiny_dataset(tmp_path / "data")
     config = Path(__file__).parents[1] / "train/tiny_config.py"
-    assert finetune(monkeypatch, f"{config}:{data}", f"--workdir={tmp_path}/run") == 2
+    assert finetune(f"{config}:{data}", f"--workdir={tmp_path}/run") == 2
     assert "no stream of this config has labelled files" in capsys.readouterr().err
 
 

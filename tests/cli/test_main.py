@@ -23,10 +23,10 @@ class Command:
 
 @pytest.fixture
 def command(monkeypatch, tmp_path):
-    def install(outcome):
+    def install(outcome, *argv):
         monkeypatch.setattr(entry, "commands", lambda: {"prepare": tmp_path / "prepare.py"})
         monkeypatch.setattr(plugin, "load", lambda kind, name: Command(outcome))
-        return entry.main(["prepare", "--x=1"])
+        return entry.main(["prepare", *argv])
 
     return install
 
@@ -78,10 +78,9 @@ def test_an_unknown_command_gets_a_suggestion_and_exit_code_2(monkeypatch, tmp_p
         ("--config.steps=x", "--config.steps=x: invalid literal for int()"),
     ],
 )
-def test_a_wrong_flag_of_a_config_is_named(flag, said, tmp_path, capsys, monkeypatch):
+def test_a_wrong_flag_of_a_config_is_named(flag, said, tmp_path, capsys):
     path = Path(__file__).parents[2] / "configs" / "quickstart.py"
     argv = ["pretrain", f"--config={path}", f"--workdir={tmp_path}", flag]
-    monkeypatch.setattr(sys, "argv", ["jalign", *argv])  # there config_flags looks for overrides
     assert entry.main(argv) == 2
     assert said in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -103,6 +102,36 @@ def test_a_command_decides_its_own_exit_code(command):
 def test_any_other_error_stays_a_crash_with_its_traceback(command):
     with pytest.raises(ValueError, match="ours"):
         command(ValueError("ours"))
+
+
+@pytest.mark.parametrize(
+    "argv", [["--output=d/x"], ["--output", "./d/x"], ["--text=n=d/x"], ["--gold=n,a,d/x"]]
+)
+def test_a_file_that_an_argument_names_and_is_not_there_is_one_line(command, capsys, argv):
+    assert command(FileNotFoundError(2, "No such file or directory", "d/x"), *argv) == 2
+    assert "jalign: d/x: No such file or directory" in capsys.readouterr().err
+    assert command(PermissionError(13, "Permission denied", "d/x"), *argv) == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(2, "No such file or directory", "d/x/state"),
+        FileNotFoundError(2, "No such file or directory", "d"),
+        FileNotFoundError("ours"),
+        FileNotFoundError(2, "No such file or directory", 7),
+        OSError(5, "Input/output error", "d/x"),
+    ],
+)
+def test_any_other_file_that_is_not_there_stays_a_crash(command, error):
+    with pytest.raises(OSError) as raised:
+        command(error, "--output=d/x")
+    assert raised.value is error
+
+
+def test_a_full_disk_is_one_line_and_no_error_of_the_arguments(command, capsys):
+    assert command(OSError(28, "No space left on device", "d/x"), "--output=d/x") == 1
+    assert "No space left on device (d/x): make room" in capsys.readouterr().err
 
 
 def test_an_interrupt_ends_without_traceback(command, capsys):

@@ -227,6 +227,15 @@ def test_a_folder_of_something_else_is_never_replaced(run, tmp_path):
     assert (tmp_path / "out" / "thesis.tex").read_text() == "years of work"
 
 
+def test_a_corpus_in_the_folder_that_is_replaced_stays(run, tmp_path):
+    write_tsv(tmp_path / "a.tsv", GOOD)
+    assert run("--corpus=tsv,en,de,a.tsv")[0] == 0
+    (tmp_path / "a.tsv").rename(tmp_path / "out/b.tsv")
+    code, _, err = run("--corpus=tsv,en,de,out/b.tsv", "--overwrite")
+    assert code == 2 and "out/b.tsv lies in out, which would be replaced" in err
+    assert (tmp_path / "out/b.tsv").exists()
+
+
 def test_an_interrupted_prepare_never_looks_finished(run, tmp_path, monkeypatch):
     write_tsv(tmp_path / "a.tsv", GOOD)
 
@@ -319,7 +328,7 @@ def test_globs_name_files_in_sorted_order(run, tmp_path):
         (["--corpus=tsv,en,de,a.tsv", "--vocab_size=9000"], "type either --vocab_size"),
         (["--corpus=tsv,en,de,a.tsv", "--colour=red"], "Unknown command line flag"),
         ([], "type --corpus=FORMAT"),
-        (["a.tsv"], "unexpected 'a.tsv'"),
+        (["a.tsv"], "unexpected ['a.tsv']"),
     ],
 )
 def test_wrong_usage_exits_with_2_and_says_what_to_type(run, tmp_path, args, message):
@@ -343,9 +352,10 @@ def test_nothing_left_to_train_on_is_bad_data(run, tmp_path):
     assert "no text is left to train on; 2 records were read" in err
 
 
-def test_help_lists_flags_and_formats(run):
-    code, out, _ = run("--help")
-    assert code == 0
+def test_help_lists_flags_and_formats(run, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        run("--help")
+    out = capsys.readouterr().out
     assert "triple_bar,SRC,TRG,FILE" in out
     assert "--heldout" in out
 

@@ -32,7 +32,8 @@ KNOWN = {
         "hostNetwork", "dnsPolicy", "tolerations", "serviceAccountName",
     },
     "spec.replicatedJobs.template.spec.template.spec.containers": {
-        "name", "image", "command", "args", "env", "ports", "resources", "volumeMounts",
+        "name", "image", "workingDir", "command", "args", "env", "ports", "resources",
+        "volumeMounts",
     },
 }  # fmt: skip
 

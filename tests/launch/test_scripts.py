@@ -29,7 +29,10 @@ exit "$worst"
 """
 SCONTROL = '#!/usr/bin/env bash\necho "scontrol $*" >>"$CLOUD/calls"\n'
 # Stands for jalign where only its exit code matters.
-EXITS = '#!/usr/bin/env bash\necho "$*" >>"$CLOUD/ran"\nexit "$EXIT"\n'
+EXITS = (
+    '#!/usr/bin/env bash\necho "$*" >>"$CLOUD/ran"\ncodes=($EXIT)\n'
+    'exit "${codes[${SLURM_PROCID:-0}]}"\n'
+)
 
 
 def write_script(path: Path, text: str) -> Path:
@@ -117,6 +120,9 @@ def test_two_slurm_processes_see_each_other(cluster, tmp_path):
         ("2", "0", False, 2),
         ("3", "0", False, 3),
         ("4", "0", False, 4),
+        ("2 143", "0", False, 2),  # one was ended because the other had failed
+        ("143 3 137", "0", False, 3),
+        ("143 143", "99", True, 0),
     ],
 )
 def test_a_slurm_job_is_queued_again_unless_that_would_not_help(
@@ -129,12 +135,14 @@ def test_a_slurm_job_is_queued_again_unless_that_would_not_help(
         "--workdir=a b",
         SLURM_JOB_ID="7",
         SLURM_RESTART_COUNT=restarts,
-        TASKS="1",
+        TASKS=str(len(code.split())),
         JALIGN=str(jalign),
         EXIT=code,
     )
     assert done.returncode == ends, done.stderr
-    assert (tmp_path / "ran").read_text() == "pretrain --distributed --workdir=a b\n"
+    ran = (tmp_path / "ran").read_text().splitlines()
+    assert ran == ["pretrain --distributed --workdir=a b"] * len(code.split())
+    assert not list(tmp_path.glob(".jalign-*"))
     assert ("scontrol requeue 7" in (tmp_path / "calls").read_text()) == queued
 
 
