@@ -44,7 +44,7 @@ def get_config(arg: str = ""):
     config = importlib.import_module(f"finetune_{task}").get_config("small" if small else "")
     config.name = f"finetune_continual_{task}"
     config.data = "data/quickstart" if small else "data/adjust"
-    config.init = "runs/adjust"
+    config.init = "runs/adjusted"
     original = "runs/quickstart" if small else "models/bert-base-multilingual-cased"
     pair = recipes.separate(4, 256, lexicons=f"{config.data}/lexicons")
     config.streams.pair = recipes.section(pair)

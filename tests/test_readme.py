@@ -63,7 +63,7 @@ def test_models_go_in_and_out_as_readme_says(place, capsys):
     vectors = np.load(place / "vectors.npy")
     assert vectors.shape == (3, 16) and np.isfinite(vectors).all()
     assert (place / "models/xlmr/model.json").exists()
-    transformers.AutoModelForMaskedLM.from_pretrained(str(place / "models/quickstart"))
+    transformers.AutoModelForMaskedLM.from_pretrained(str(place / "models/mine"))
 
 
 def test_words_are_aligned_as_readme_says(place, capsys):

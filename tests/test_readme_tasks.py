@@ -58,8 +58,6 @@ def run_commands(section, folder, monkeypatch):
     text = "".join(blocks(section, "bash")).replace("\\\n", " ")
     lines = [shlex.split(line, comments=True) for line in text.splitlines()]
     for line in lines:
-        # ml_collections takes the overrides of a config from the process's own command line
-        monkeypatch.setattr("sys.argv", line)
         assert line[0] == "jalign" and main(line[1:]) == 0, line
     return [line[1] for line in lines]
 
@@ -99,6 +97,7 @@ def test_the_adjustment_study_runs_as_one_command_and_is_not_made_twice(folder, 
         PYTHONPATH=str(ROOT),
         STUDY=str(tmp_path / "study"),
         SEEDS="0,1",
+        XLA_FLAGS="",  # one device, as its user has: the small config's rows are few
         GOLD="en-ru,gold.tsv",
         SENTENCES="de-en=sentences.de,sentences.en",
         FILES=" ".join(files),
