@@ -142,4 +142,4 @@ def run() -> None:
 
 def _is_one_of_several() -> bool:
     jax = sys.modules.get("jax")
-    return bool(jax) and jax.distributed.is_initialized() and jax.process_count() > 1
+    return bool(jax) and jax.distributed.is_initialized()

@@ -148,10 +148,10 @@ class Evaluator:
         """Compare with what is kept, which need not be the best: a kill or a full disk may have cut
         its save short.
         """
-        best, kept = self.cfg.best, self.kept()
-        if not best or best not in self.history[step]:
+        best = self.cfg.best
+        if best not in self.history[step]:
             return False
-        return self.history[step][best] > self.history.get(kept, {}).get(best, -math.inf)
+        return self.history[step][best] > self.history.get(self.kept(), {}).get(best, -math.inf)
 
     def _run(self, tasks: Mapping[str, Evaluate], params: Params, aux: Aux) -> list[Result] | None:
         """Return all results, None where a stop was asked for."""

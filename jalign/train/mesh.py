@@ -16,11 +16,11 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jalign.data.pipeline import Range
 from jalign.errors import ConfigError
 
 AXES = ("dcn", "data", "fsdp", "tensor")  # outermost first: dcn crosses the slowest network
 BATCH_AXES = ("dcn", "data", "fsdp")
-Range = tuple[int, int]  # [begin, end) of rows
 
 # Logical axis of a parameter or activation -> mesh axis. Scale is this table and the mesh entry of
 # the config.
