@@ -11,7 +11,7 @@ from typing import Any
 from absl import flags
 
 from jalign.cli._flags import parse
-from jalign.cli._output import check_output_file
+from jalign.cli._output import check_output_file, is_same
 from jalign.cli._scores import Score, gather
 from jalign.errors import ConfigError, UserError
 
@@ -66,7 +66,12 @@ def parse_checked(
             raise ConfigError(f"--{name} is missing: type {example}")
     for name in written:
         if fv[name].value:
-            check_output_file(name, fv[name].value, read_paths(fv), in_place=True)
+            output = check_output_file(name, fv[name].value, read_paths(fv), in_place=True)
+            if fv.model and is_same(Path(fv.model) / "results.jsonl", output):
+                raise ConfigError(
+                    f"--{name}={fv[name].value} holds what the run itself measured; type another "
+                    "name"
+                )
 
 
 def read_paths(fv: flags.FlagValues) -> list[str]:

@@ -74,11 +74,13 @@ def test_no_command_writes_over_its_input(here, capsys, command, output):
          "predictions are written where d/tatoeba/test-x.tsv lies"),
         ("evaluate --task=tagging --name=t --model=m --files=x=d/t/test-x.tsv --predictions=d",
          "predictions are written where d/t/test-x.tsv lies"),
+        (f"{RETRIEVAL} --output=m/results.jsonl", "holds what the run itself measured"),
+        (f"{DISTANCES} --histograms=d/../m/results.jsonl", "holds what the run itself measured"),
     ],
 )  # fmt: skip
 def test_nor_by_another_way(here, capsys, command, said):
     for name in ("a.part", "o.work/trg.txt", "d/text/n.en.txt", "d/tatoeba/test-x.tsv",
-                 "d/t/test-x.tsv"):  # fmt: skip
+                 "d/t/test-x.tsv", "m/results.jsonl"):  # fmt: skip
         (here / name).parent.mkdir(exist_ok=True)
         (here / name).write_text("mine\n")
     before = state(here)
