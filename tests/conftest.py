@@ -11,6 +11,11 @@ import hypothesis
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+XLA_FLAGS = {
+    "xla_force_host_platform_device_count": 8,
+    # Most of the tests' time is LLVM's: without its optimisations programs compile in half of it.
+    "xla_backend_optimization_level": 0,
+}
 
 
 def cache_folder() -> Path:
@@ -27,8 +32,10 @@ def set_up_jax() -> None:
     """Set the environment that JAX reads when it is imported; values given from outside win."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_force_host_platform_device_count" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=8".strip()
+    for name, value in XLA_FLAGS.items():
+        if name not in flags:
+            flags += f" --{name}={value}"
+    os.environ["XLA_FLAGS"] = flags.strip()
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder()))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
