@@ -55,6 +55,10 @@ def set_up_jax(distributed: bool = False) -> None:
         from jalign.train.processes import find_place, start
 
         start(find_place())
+        if jax.process_count() > 1 and jax.default_backend() == "cpu":
+            # Process 0 would find its programs there; the others, whose keys differ, compile.
+            # On CPUs, loaded and compiled programs differ in the order of their collectives.
+            jax.config.update("jax_enable_compilation_cache", False)
 
 
 def train_in(workdir: Path, cfg: Any, skip_batches: str = "") -> int:

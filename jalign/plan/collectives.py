@@ -58,7 +58,7 @@ def list_collectives(
         operation = instruction.opcode.removesuffix("-start")
         if operation == "all-reduce" and computation.name.startswith("all-reduce-scatter"):
             operation = "reduce-scatter"  # as the TPU compiler writes it: a fusion with a slice
-        if operation not in OPERATIONS:
+        if operation not in OPERATIONS or (instruction.is_chained and not computation.starts_chain):
             continue
         groups = _groups(instruction, math.prod(mesh.values()))
         axes, group = _axes(groups, mesh), groups.shape[1]

@@ -70,6 +70,14 @@ class Instruction:
         found = re.search(r'op_name="([^"]*)"', self.rest)
         return found[1] if found else ""
 
+    @property
+    def is_chained(self) -> bool:
+        """Tell whether this is one mention of a collective that the TPU compiler runs beside
+        fusions: it stands in the fusion that starts it, in each that it runs beside, and in the one
+        that waits for it.
+        """
+        return "chain_id=" in self.rest
+
 
 @dataclass(frozen=True)
 class Computation:
@@ -83,6 +91,16 @@ class Computation:
     def root(self) -> Instruction:
         """Return the instruction whose value the computation gives."""
         return next(i for i in self.instructions if i.is_root)
+
+    @property
+    def starts_chain(self) -> bool:
+        """Tell whether it does nothing but start a collective that runs beside fusions."""
+        return '"AsyncCollectiveStart"' in self.root.rest
+
+    @property
+    def ends_chain(self) -> bool:
+        """Tell whether it does nothing but wait for such a collective."""
+        return '"AsyncCollectiveDone"' in self.root.rest
 
     def operands(self, instruction: Instruction) -> list[Instruction]:
         """Return the instructions that give the operands."""

@@ -47,8 +47,14 @@ def _moved(instruction: Instruction, computation: Computation, program: Program)
 def _of_fusion(
     instruction: Instruction, operands: list[Instruction], inside: Computation, program: Program
 ) -> float:
-    """Count what a fusion reads of each operand, and what it writes."""
+    """Count what a fusion reads of each operand, and what it writes. A collective that runs beside
+    it is counted where it starts.
+    """
+    if inside.ends_chain:
+        return 0.0
     total, in_place = 0.0, 0
+    if not inside.starts_chain:
+        in_place = sum(i.main_bytes for i in inside.instructions if i.is_chained)
     for parameter in (i for i in inside.instructions if i.opcode == "parameter"):
         operand = operands[int(parameter.arguments)]
         if operand.main_bytes:
@@ -67,6 +73,10 @@ def _read(value: Instruction, inside: Computation, program: Program) -> tuple[in
         match user.opcode:
             case "dynamic-slice" | "slice" | "gather":
                 read += user.bytes
+            case "tuple":  # passed on as it is, in its place
+                kept += value.main_bytes
+            case _ if user.is_chained:
+                pass
             case "dynamic-update-slice" if user.operands[0] == value.name:
                 kept += value.bytes - inside.by_name[user.operands[1]].bytes
             case "bitcast":
