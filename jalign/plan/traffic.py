@@ -53,7 +53,9 @@ def _of_fusion(
     if inside.ends_chain:
         return 0.0
     total, in_place = 0.0, 0
-    if not inside.starts_chain:
+    if inside.starts_chain:  # it gives (what it sends, what it gathers, …)
+        in_place = 0 if instruction.shapes[0].space else instruction.shapes[0].bytes
+    else:
         in_place = sum(i.main_bytes for i in inside.instructions if i.is_chained)
     for parameter in (i for i in inside.instructions if i.opcode == "parameter"):
         operand = operands[int(parameter.arguments)]
@@ -76,7 +78,7 @@ def _read(value: Instruction, inside: Computation, program: Program) -> tuple[in
             case "tuple":  # passed on as it is, in its place
                 kept += value.main_bytes
             case _ if user.is_chained:
-                pass
+                read += value.bytes if inside.starts_chain else 0
             case "dynamic-update-slice" if user.operands[0] == value.name:
                 kept += value.bytes - inside.by_name[user.operands[1]].bytes
             case "bitcast":

@@ -116,6 +116,59 @@ def test_collectives_name_axes_and_bytes_by_hand(program):
     assert gather.leaves
 
 
+BESIDE_TEXT = """\
+HloModule jit_step
+
+%start (x: bf16[4,64]) -> (bf16[4,64], bf16[16,64], u32[]) {
+  %x = bf16[4,64]{1,0:T(8,128)(2,1)} parameter(0)
+  %g = bf16[16,64]{1,0:T(8,128)(2,1)} all-gather(%x), channel_id=1, \
+replica_groups=[2,4]<=[8], dimensions={0}, frontend_attributes={chain_id="0"}
+  ROOT %s = (bf16[4,64]{1,0}, bf16[16,64]{1,0}, u32[]{:S(2)}) custom-call(%g), \
+custom_call_target="AsyncCollectiveStart"
+}
+
+%beside (x1: bf16[4,64], b1: bf16[16,64], y: f32[32,32]) -> (bf16[16,64], bf16[16,64], f32[32,32]) {
+  %x1 = bf16[4,64]{1,0:T(8,128)(2,1)} parameter(0)
+  %b1 = bf16[16,64]{1,0:T(8,128)(2,1)} parameter(1)
+  %y = f32[32,32]{1,0:T(8,128)} parameter(2)
+  %g1 = bf16[16,64]{1,0:T(8,128)(2,1)} all-gather(%x1), channel_id=1, \
+replica_groups=[2,4]<=[8], dimensions={0}, frontend_attributes={chain_id="0"}
+  %z = f32[32,32]{1,0:T(8,128)} add(%y, %y)
+  ROOT %t = (bf16[16,64]{1,0}, bf16[16,64]{1,0}, f32[32,32]{1,0}) tuple(%b1, %g1, %z)
+}
+
+%done (x2: bf16[4,64], b2: bf16[16,64]) -> bf16[16,64] {
+  %x2 = bf16[4,64]{1,0:T(8,128)(2,1)} parameter(0)
+  %b2 = bf16[16,64]{1,0:T(8,128)(2,1)} parameter(1)
+  %g2 = bf16[16,64]{1,0:T(8,128)(2,1)} all-gather(%x2), channel_id=1, \
+replica_groups=[2,4]<=[8], dimensions={0}, frontend_attributes={chain_id="0"}
+  ROOT %d = bf16[16,64]{1,0} custom-call(%x2, %b2, %g2), \
+custom_call_target="AsyncCollectiveDone"
+}
+
+ENTRY %main (p: bf16[4,64], q: f32[32,32]) -> bf16[16,64] {
+  %p = bf16[4,64]{1,0:T(8,128)(2,1)} parameter(0)
+  %q = f32[32,32]{1,0:T(8,128)} parameter(1)
+  %a = (bf16[4,64]{1,0}, bf16[16,64]{1,0}, u32[]{:S(2)}) fusion(%p), kind=kCustom, calls=%start
+  %a0 = bf16[4,64]{1,0} get-tuple-element(%a), index=0
+  %a1 = bf16[16,64]{1,0} get-tuple-element(%a), index=1
+  %f = (bf16[16,64]{1,0}, bf16[16,64]{1,0}, f32[32,32]{1,0}) fusion(%a0, %a1, %q), \
+kind=kOutput, calls=%beside
+  %f1 = bf16[16,64]{1,0} get-tuple-element(%f), index=1
+  ROOT %e = bf16[16,64]{1,0} fusion(%a0, %f1), kind=kCustom, calls=%done
+}
+"""
+
+
+def test_a_collective_that_runs_beside_a_fusion_counts_once():
+    program = parse(BESIDE_TEXT)
+    (gather,) = list_collectives(program, {"data": 2, "fsdp": 4})
+    assert (gather.operation, gather.axes, gather.count) == ("all-gather", ("fsdp",), 1)
+    assert gather.payload == 16 * 64 * 2
+    gathered, added = (4 + 16) * 64 * 2, 2 * 32 * 32 * 4  # read and written
+    assert count_bytes(program) == gathered + added
+
+
 def test_a_scan_of_products_counts_every_turn():
     def run(x, w_3DD):
         return jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), h.sum()), x, w_3DD)
