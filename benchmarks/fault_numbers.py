@@ -58,7 +58,8 @@ def lr_x_100(bench: Bench) -> Iterator[Case]:
     run = bench.start(bench.new("lr"), *flags, pace_s=0)
     code = run.finish()
     good = code == 4 and (run.workdir / "diverged.json").exists() and "rose from" in run.said()
-    yield Case("learning rate x 100", good, wrong=code == 0, note=f"exit code {code} ({run.log})")
+    note = f"exit code {code}" + ("" if good else f" ({run.log})")
+    yield Case("learning rate x 100", good, wrong=code == 0, note=note)
 
 
 def loader(bench: Bench) -> Iterator[Case]:
